@@ -1,0 +1,96 @@
+/// \file
+/// Aligned memory: one allocation for many tensors, and a stack of scratch with a high-water mark.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <new>
+
+#include <jet/core/dtype.hpp>
+#include <jet/core/error.hpp>
+#include <jet/core/macros.hpp>
+
+JET_NAMESPACE_BEGIN
+
+/// Every tensor of the library starts at a multiple of this many bytes from its arena's start.
+inline constexpr i64 alignment = 64;
+
+constexpr i64 align_up(i64 bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+
+/// An aligned block of host memory. Contents are not initialised.
+class HostBuffer {
+ public:
+  HostBuffer() = default;
+  explicit HostBuffer(i64 bytes) : bytes_(bytes) {
+    JET_CHECK(bytes >= 0, "an allocation of ", bytes, " bytes was asked for");
+    if (bytes > 0) {
+      void* p = ::operator new(static_cast<std::size_t>(bytes), std::align_val_t{static_cast<std::size_t>(alignment)},
+                               std::nothrow);
+      JET_CHECK(p != nullptr, "out of memory: could not allocate ", bytes, " bytes");
+      data_.reset(static_cast<std::byte*>(p));
+    }
+  }
+  std::byte* data() const { return data_.get(); }
+  i64 bytes() const { return bytes_; }
+  /// Fills with bytes that read as NaN in every floating dtype (0xff...).
+  void poison() {
+    if (bytes_ > 0) {
+      std::memset(data_.get(), 0xff, static_cast<std::size_t>(bytes_));
+    }
+  }
+  void zero() {
+    if (bytes_ > 0) {
+      std::memset(data_.get(), 0, static_cast<std::size_t>(bytes_));
+    }
+  }
+
+ private:
+  struct Free {
+    void operator()(std::byte* p) const {
+      ::operator delete(p, std::align_val_t{static_cast<std::size_t>(alignment)});
+    }
+  };
+  std::unique_ptr<std::byte, Free> data_;
+  i64 bytes_ = 0;
+};
+
+/// A stack of scratch over memory that somebody else owns. Without memory it only counts: the planning pass runs a
+/// forward on it and reads `peak()`, and the allocation that follows is exactly that large.
+class ScratchStack {
+ public:
+  ScratchStack() = default;
+  ScratchStack(std::byte* memory, i64 bytes) : memory_(memory), bytes_(bytes) {}
+  /// A stack that hands out null pointers and counts.
+  static ScratchStack counting() {
+    ScratchStack s;
+    s.bytes_ = std::numeric_limits<i64>::max();
+    return s;
+  }
+
+  bool is_counting() const { return memory_ == nullptr; }
+  void* take(i64 bytes) {
+    i64 const at = used_;
+    i64 const next = used_ + align_up(bytes);
+    JET_CHECK(next <= bytes_, "scratch of ", bytes_, " bytes is too small: ", next,
+              " bytes are needed (was the memory plan made for fewer tokens?)");
+    used_ = next;
+    peak_ = std::max(peak_, used_);
+    return memory_ == nullptr ? nullptr : memory_ + at;
+  }
+  i64 mark() const { return used_; }
+  void release(i64 mark) { used_ = mark; }
+  i64 used() const { return used_; }
+  i64 peak() const { return peak_; }
+  i64 capacity() const { return bytes_; }
+
+ private:
+  std::byte* memory_ = nullptr;
+  i64 bytes_ = 0;
+  i64 used_ = 0;
+  i64 peak_ = 0;
+};
+
+JET_NAMESPACE_END
