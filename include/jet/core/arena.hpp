@@ -18,7 +18,9 @@ JET_NAMESPACE_BEGIN
 /// Every tensor of the library starts at a multiple of this many bytes from its arena's start.
 inline constexpr i64 alignment = 64;
 
-constexpr i64 align_up(i64 bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+constexpr i64 align_up(i64 bytes) {
+  return (bytes + alignment - 1) / alignment * alignment;
+}
 
 /// An aligned block of host memory. Contents are not initialised.
 class HostBuffer {
@@ -27,8 +29,8 @@ class HostBuffer {
   explicit HostBuffer(i64 bytes) : bytes_(bytes) {
     JET_CHECK(bytes >= 0, "an allocation of ", bytes, " bytes was asked for");
     if (bytes > 0) {
-      void* p = ::operator new(static_cast<std::size_t>(bytes), std::align_val_t{static_cast<std::size_t>(alignment)},
-                               std::nothrow);
+      void* p = ::operator new (static_cast<std::size_t>(bytes),
+                                std::align_val_t{static_cast<std::size_t>(alignment)}, std::nothrow);
       JET_CHECK(p != nullptr, "out of memory: could not allocate ", bytes, " bytes");
       data_.reset(static_cast<std::byte*>(p));
     }
@@ -50,7 +52,7 @@ class HostBuffer {
  private:
   struct Free {
     void operator()(std::byte* p) const {
-      ::operator delete(p, std::align_val_t{static_cast<std::size_t>(alignment)});
+      ::operator delete (p, std::align_val_t{static_cast<std::size_t>(alignment)});
     }
   };
   std::unique_ptr<std::byte, Free> data_;

@@ -53,9 +53,7 @@ struct bf16 {
   bf16() = default;
   JET_HD constexpr explicit bf16(float value) : bits(round(value)) {}
   JET_HD constexpr explicit bf16(double value) : bits(round(static_cast<float>(value))) {}
-  JET_HD constexpr operator float() const {
-    return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
-  }
+  JET_HD constexpr operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
 
  private:
   JET_HD static constexpr std::uint16_t round(float value) {

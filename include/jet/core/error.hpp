@@ -21,10 +21,18 @@ class Error : public std::runtime_error {
 
 namespace detail {
 
-inline void append(std::string& text, std::string_view part) { text += part; }
-inline void append(std::string& text, char const* part) { text += part; }
-inline void append(std::string& text, char part) { text += part; }
-inline void append(std::string& text, bool part) { text += part ? "true" : "false"; }
+inline void append(std::string& text, std::string_view part) {
+  text += part;
+}
+inline void append(std::string& text, char const* part) {
+  text += part;
+}
+inline void append(std::string& text, char part) {
+  text += part;
+}
+inline void append(std::string& text, bool part) {
+  text += part ? "true" : "false";
+}
 template <class N>
   requires(std::is_arithmetic_v<N> && !std::same_as<N, bool> && !std::same_as<N, char>)
 void append(std::string& text, N part) {
@@ -34,16 +42,14 @@ void append(std::string& text, N part) {
 }  // namespace detail
 
 /// Joins strings and numbers into one message.
-template <class... Parts>
-[[nodiscard]] std::string concat(Parts const&... parts) {
+template <class... Parts> [[nodiscard]] std::string concat(Parts const&... parts) {
   std::string text;
   (detail::append(text, parts), ...);
   return text;
 }
 
 /// Throws jet::Error with the joined parts.
-template <class... Parts>
-[[noreturn]] void fail(Parts const&... parts) {
+template <class... Parts> [[noreturn]] void fail(Parts const&... parts) {
   throw Error(concat(parts...));
 }
 

@@ -1,5 +1,6 @@
 /// \file
-/// A string as a template argument: layer plans. For host-side types only (nvcc does not take it in a kernel argument).
+/// A string as a template argument: layer plans. For host-side types only (nvcc does not take it in a kernel
+/// argument).
 #pragma once
 
 #include <cstddef>
@@ -9,8 +10,7 @@
 
 JET_NAMESPACE_BEGIN
 
-template <std::size_t N>
-struct fixed_string {
+template <std::size_t N> struct fixed_string {
   char text[N]{};
 
   constexpr fixed_string(char const (&literal)[N]) {

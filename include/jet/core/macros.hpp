@@ -49,9 +49,9 @@
 
 /// Public entry points: throws jet::Error with the concatenated message parts when the condition is false.
 /// The parts are evaluated only then. Needs <jet/core/error.hpp>.
-#define JET_CHECK(condition, ...)                 \
-  do {                                            \
-    if (!(condition)) [[unlikely]] {              \
-      ::jet::fail(__VA_ARGS__);                   \
-    }                                             \
+#define JET_CHECK(condition, ...)    \
+  do {                               \
+    if (!(condition)) [[unlikely]] { \
+      ::jet::fail(__VA_ARGS__);      \
+    }                                \
   } while (false)

@@ -64,7 +64,9 @@ struct ParamSpec {
 inline constexpr ParamSpec absent{};
 
 /// `condition ? row : absent`, spelled so that it reads in a table.
-constexpr ParamSpec present_if(bool condition, ParamSpec const& row) { return condition ? row : absent; }
+constexpr ParamSpec present_if(bool condition, ParamSpec const& row) {
+  return condition ? row : absent;
+}
 
 template <class M>
 concept HasParams = requires {
@@ -77,8 +79,7 @@ namespace detail {
 template <template <class> class H>
 inline constexpr std::size_t arity = std::is_empty_v<H<ParamSpec>> ? 0 : sizeof(H<ParamSpec>) / sizeof(ParamSpec);
 
-template <class T, template <class> class H>
-constexpr auto to_array(H<T> const& rows) {
+template <class T, template <class> class H> constexpr auto to_array(H<T> const& rows) {
   if constexpr (std::is_empty_v<H<T>>) {
     return std::array<T, 0>{};
   } else {
@@ -86,8 +87,7 @@ constexpr auto to_array(H<T> const& rows) {
   }
 }
 
-template <std::size_t N>
-constexpr bool well_formed(std::array<ParamSpec, N> const& rows) {
+template <std::size_t N> constexpr bool well_formed(std::array<ParamSpec, N> const& rows) {
   for (std::size_t i = 0; i < N; ++i) {
     if (!rows[i].present() && rows[i].name.empty()) {
       continue;  // absent
@@ -107,22 +107,20 @@ constexpr bool well_formed(std::array<ParamSpec, N> const& rows) {
 }  // namespace detail
 
 /// Number of fields of M::Params, absent rows included.
-template <class M>
-inline constexpr std::size_t param_arity = detail::arity<M::template Params>;
+template <class M> inline constexpr std::size_t param_arity = detail::arity<M::template Params>;
 
 /// The rows of M::params() as an array, checked once.
-template <class M>
-constexpr auto param_specs() {
+template <class M> constexpr auto param_specs() {
   constexpr auto rows = detail::to_array<ParamSpec>(M::params());
-  static_assert(detail::well_formed(rows),
-                "jet: params() must give every row that is not jet::absent a unique name and a shape of rank 1 to 4 with "
-                "positive extents (is a row missing?)");
+  static_assert(
+      detail::well_formed(rows),
+      "jet: params() must give every row that is not jet::absent a unique name and a shape of rank 1 to 4 with "
+      "positive extents (is a row missing?)");
   return rows;
 }
 
 /// Number of parameters of one instance of M.
-template <class M>
-constexpr i64 num_params() {
+template <class M> constexpr i64 num_params() {
   i64 n = 0;
   for (auto const& row : param_specs<M>()) {
     n += row.shape.numel();
@@ -131,8 +129,7 @@ constexpr i64 num_params() {
 }
 
 /// An array of slots as M's named fields: code reads `w.q`.
-template <class M>
-typename M::template Params<Slot> as_params(std::array<Slot, param_arity<M>> const& slots) {
+template <class M> typename M::template Params<Slot> as_params(std::array<Slot, param_arity<M>> const& slots) {
   if constexpr (param_arity<M> == 0) {
     return {};
   } else {
@@ -142,8 +139,7 @@ typename M::template Params<Slot> as_params(std::array<Slot, param_arity<M>> con
 }
 
 /// M's named fields as an array of slots, in the order of the declaration.
-template <class M>
-std::array<Slot, param_arity<M>> as_slots(typename M::template Params<Slot> const& params) {
+template <class M> std::array<Slot, param_arity<M>> as_slots(typename M::template Params<Slot> const& params) {
   return detail::to_array<Slot>(params);
 }
 

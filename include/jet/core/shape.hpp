@@ -38,8 +38,7 @@ struct Name {
   char text[capacity]{};
 
   constexpr Name() = default;
-  template <std::size_t N>
-  constexpr Name(char const (&literal)[N]) {
+  template <std::size_t N> constexpr Name(char const (&literal)[N]) {
     static_assert(N <= capacity, "jet: a tensor name is longer than 63 characters");
     for (std::size_t i = 0; i < N; ++i) {
       text[i] = literal[i];

@@ -65,8 +65,7 @@ concept HasState = requires {
 };
 
 /// The rows of M::state() as an array; an empty array for a module without state.
-template <class M>
-constexpr auto state_specs() {
+template <class M> constexpr auto state_specs() {
   if constexpr (HasState<M>) {
     return detail::to_array<StateSpec>(M::state());
   } else {
@@ -74,12 +73,10 @@ constexpr auto state_specs() {
   }
 }
 
-template <class M>
-inline constexpr std::size_t state_arity = state_specs<M>().size();
+template <class M> inline constexpr std::size_t state_arity = state_specs<M>().size();
 
 /// Bytes of M's state for `batch` sequences of `seq` tokens.
-template <class M>
-constexpr i64 state_bytes(Precision const& p, i64 batch, i64 seq) {
+template <class M> constexpr i64 state_bytes(Precision const& p, i64 batch, i64 seq) {
   i64 bytes = 0;
   for (auto const& row : state_specs<M>()) {
     bytes += state_bytes(row, p, seq);
@@ -87,8 +84,7 @@ constexpr i64 state_bytes(Precision const& p, i64 batch, i64 seq) {
   return bytes * batch;
 }
 
-template <class M>
-typename M::template State<Slot> as_state(std::array<Slot, state_arity<M>> const& slots) {
+template <class M> typename M::template State<Slot> as_state(std::array<Slot, state_arity<M>> const& slots) {
   if constexpr (state_arity<M> == 0) {
     return {};
   } else {

@@ -44,16 +44,12 @@ struct View {
   }
 
   /// The data as T*. T must be the stored type.
-  template <class T>
-  JET_HD T* as() const {
+  template <class T> JET_HD T* as() const {
     JET_ASSERT(dtype == dtype_of<std::remove_const_t<T>>);
     return static_cast<T*>(data);
   }
   /// Address of element (i, 0, ...), i counted in strides of axis 0.
-  template <class T>
-  JET_HD T* row(i64 i) const {
-    return as<T>() + i * stride[0];
-  }
+  template <class T> JET_HD T* row(i64 i) const { return as<T>() + i * stride[0]; }
   JET_HD void* row_bytes(i64 i) const { return static_cast<char*>(data) + i * stride[0] * size_of(dtype); }
 
   /// Rows [first, first + count) of a rank-2 view.

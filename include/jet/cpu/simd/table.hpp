@@ -1,11 +1,11 @@
 /// \file
-/// The CPU backend's micro-kernels as one table of function pointers, chosen once at run time by what the machine has.
-/// Everything above this table (cpu/*.hpp) is written once over the accumulation type T: float goes through the
-/// fastest table, double through the generic one, which is also the reference and the fallback for float.
+/// The CPU backend's micro-kernels as one table of function pointers, chosen once at run time by what the machine
+/// has. Everything above this table (cpu/*.hpp) is written once over the accumulation type T: float goes through
+/// the fastest table, double through the generic one, which is also the reference and the fallback for float.
 ///
-/// Promise kept by every table: an element of a product is computed by one fixed sequence of operations that depends
-/// on K alone, not on M, N, the position in a tile, or the number of threads. So the result for a token does not
-/// depend, bit for bit, on the batch or the chunk that it is computed in.
+/// Promise kept by every table: an element of a product is computed by one fixed sequence of operations that
+/// depends on K alone, not on M, N, the position in a tile, or the number of threads. So the result for a token
+/// does not depend, bit for bit, on the batch or the chunk that it is computed in.
 #pragma once
 
 #include <string_view>
@@ -33,8 +33,7 @@ constexpr std::string_view name_of(Isa isa) {
 /// C[m,n] = alpha * sum_k A[m,k] B[n,k] + bias[n] + beta * C[m,n]; A, B, C row-major with leading dimensions in
 /// elements. The shape of every linear layer: y = x W^T + b. `bias` may be null and has type T. beta == 0 does not
 /// read C. m, n, k may be 0 (k == 0 means the sum is 0).
-template <class T>
-struct GemmNt {
+template <class T> struct GemmNt {
   i64 m = 0, n = 0, k = 0;
   void const* a = nullptr;
   i64 lda = 0;
@@ -47,10 +46,9 @@ struct GemmNt {
   T beta = 0;
 };
 
-/// C[m,n] = alpha * sum_k A(m,k) B[k,n] + beta * C[m,n] with A(m,k) = a[m * a_row + k * a_col] of type T (either stride
-/// may be 1: A or A transposed), B row-major, C row-major of type T.
-template <class T>
-struct GemmNn {
+/// C[m,n] = alpha * sum_k A(m,k) B[k,n] + beta * C[m,n] with A(m,k) = a[m * a_row + k * a_col] of type T (either
+/// stride may be 1: A or A transposed), B row-major, C row-major of type T.
+template <class T> struct GemmNn {
   i64 m = 0, n = 0, k = 0;
   T const* a = nullptr;
   i64 a_row = 0, a_col = 1;
@@ -66,8 +64,7 @@ struct GemmNn {
 ///   S <- diag(decay) S ;  u = delta ? beta (v - S^T k) : beta v ;  S <- S + k u^T ;  o = scale * S^T q
 /// `decay` holds multipliers (already exponentiated): decay_channel ? head_k of them : one.
 /// `u` is scratch of head_v. o may not alias the inputs.
-template <class T>
-struct ScanStep {
+template <class T> struct ScanStep {
   i64 head_k = 0, head_v = 0;
   T* state = nullptr;
   T const* q = nullptr;
@@ -83,10 +80,11 @@ struct ScanStep {
 };
 
 /// Storage kinds that the typed entries are indexed by: 0 is T itself, 1 is bf16.
-inline constexpr int storage_index(DType t) { return t == DType::bf16 ? 1 : 0; }
+inline constexpr int storage_index(DType t) {
+  return t == DType::bf16 ? 1 : 0;
+}
 
-template <class T>
-struct KernelTable {
+template <class T> struct KernelTable {
   Isa isa = Isa::generic;
 
   /// [type of A][type of B][type of C], each T or bf16 (storage_index). bf16 results are rounded to nearest even.
@@ -101,13 +99,13 @@ struct KernelTable {
   // Element-wise; x and y may be the same array. Relative error at most a few ulp over the whole range; results for
   // infinities and NaN as in the formula; large negative inputs give 0 (exp), -0 or tiny (silu), never NaN.
   void (*exp)(i64 n, T const* x, T* y) = nullptr;
-  void (*sigmoid)(i64 n, T const* x, T* y) = nullptr;   // 1 / (1 + e^-x)
-  void (*silu)(i64 n, T const* x, T* y) = nullptr;      // x / (1 + e^-x)
-  void (*softplus)(i64 n, T const* x, T* y) = nullptr;  // max(x, 0) + log1p(e^-|x|)
-  void (*silu_mul)(i64 n, T const* x, T const* z, T* y) = nullptr;  // y = silu(x) * z
-  void (*add)(i64 n, T const* x, T const* z, T* y) = nullptr;       // y = x + z
-  void (*scale)(i64 n, T a, T const* x, T* y) = nullptr;            // y = a x
-  void (*axpy)(i64 n, T a, T const* x, T* y) = nullptr;             // y = y + a x
+  void (*sigmoid)(i64 n, T const* x, T* y) = nullptr;                     // 1 / (1 + e^-x)
+  void (*silu)(i64 n, T const* x, T* y) = nullptr;                        // x / (1 + e^-x)
+  void (*softplus)(i64 n, T const* x, T* y) = nullptr;                    // max(x, 0) + log1p(e^-|x|)
+  void (*silu_mul)(i64 n, T const* x, T const* z, T* y) = nullptr;        // y = silu(x) * z
+  void (*add)(i64 n, T const* x, T const* z, T* y) = nullptr;             // y = x + z
+  void (*scale)(i64 n, T a, T const* x, T* y) = nullptr;                  // y = a x
+  void (*axpy)(i64 n, T a, T const* x, T* y) = nullptr;                   // y = y + a x
   void (*mul_scale)(i64 n, T a, T const* x, T const* w, T* y) = nullptr;  // y = (a x) * w
 
   // Reductions, in one fixed order that depends on n alone.
@@ -129,8 +127,7 @@ struct KernelTable {
 
 /// The table for an instruction set. float: any Isa that this build and this machine have (an Isa that is not
 /// available is refused with jet::Error by `Cpu`); double: always the generic table.
-template <class T>
-KernelTable<T> const& kernels(Isa isa);
+template <class T> KernelTable<T> const& kernels(Isa isa);
 
 }  // namespace cpu
 JET_NAMESPACE_END
