@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -65,22 +66,26 @@ class ScratchStack {
  public:
   ScratchStack() = default;
   ScratchStack(std::byte* memory, i64 bytes) : memory_(memory), bytes_(bytes) {}
-  /// A stack that hands out null pointers and counts.
+  /// A stack that counts: the addresses it hands out are distinct and aligned, and must not be used.
   static ScratchStack counting() {
     ScratchStack s;
     s.bytes_ = std::numeric_limits<i64>::max();
+    s.counting_ = true;
     return s;
   }
 
-  bool is_counting() const { return memory_ == nullptr; }
+  bool is_counting() const { return counting_; }
   void* take(i64 bytes) {
     i64 const at = used_;
+    JET_CHECK(bytes >= 0 && bytes <= std::numeric_limits<i64>::max() / 2 - used_, "scratch of ", bytes,
+              " bytes was asked for");
     i64 const next = used_ + align_up(bytes);
     JET_CHECK(next <= bytes_, "scratch of ", bytes_, " bytes is too small: ", next,
               " bytes are needed (was the memory plan made for fewer tokens?)");
     used_ = next;
     peak_ = std::max(peak_, used_);
-    return memory_ == nullptr ? nullptr : memory_ + at;
+    return counting_ ? reinterpret_cast<void*>(static_cast<std::uintptr_t>(alignment + at))
+                              : static_cast<void*>(memory_ + at);
   }
   i64 mark() const { return used_; }
   void release(i64 mark) { used_ = mark; }
@@ -93,6 +98,7 @@ class ScratchStack {
   i64 bytes_ = 0;
   i64 used_ = 0;
   i64 peak_ = 0;
+  bool counting_ = false;
 };
 
 JET_NAMESPACE_END

@@ -1,0 +1,71 @@
+/// \file
+/// The CPU backend: a precision policy, an instruction set and a number of threads.
+#pragma once
+
+#include <cstring>
+#include <optional>
+
+#include <jet/concepts.hpp>
+#include <jet/core/arena.hpp>
+#include <jet/core/error.hpp>
+#include <jet/cpu/simd/simd.hpp>
+#include <jet/cpu/thread_pool.hpp>
+#include <jet/fwd.hpp>
+
+JET_NAMESPACE_BEGIN
+
+/// Run-time choices of a CPU backend. Results do not depend on the number of threads.
+struct CpuOptions {
+  int threads = 0;               // 0: as many as this process may use
+  std::optional<cpu::Isa> isa{};  // not given: the strongest that the machine has
+};
+
+/// Runs models on any x86-64 machine. Supported policies: all roles f64; or acc f32 with weights, act and kv each f32
+/// or bf16. The recurrent state may be acc, f32, bf16 or f16.
+template <Precision P>
+class Cpu {
+ public:
+  using tag = jet::tag::cpu;
+  static constexpr Precision precision = P;
+  static_assert(P.acc == DType::f32 || P.acc == DType::f64, "jet: the CPU backend accumulates in f32 or f64");
+  /// The accumulation type.
+  using scalar = type_of<P.acc>;
+  static constexpr bool supported(DType t) { return t == P.acc || t == DType::bf16; }
+  static_assert(supported(P.weights) && supported(P.act) && supported(P.kv_dtype()),
+                "jet: on the CPU backend weights, act and kv are each the accumulation type or bf16");
+  static_assert(supported(P.state) || P.state == DType::f32 || P.state == DType::f16,
+                "jet: on the CPU backend the recurrent state is the accumulation type, f32, bf16 or f16");
+
+  explicit Cpu(CpuOptions const& options = {})
+      : threads_(options.threads > 0 ? options.threads : cpu::available_threads()),
+        isa_(options.isa.value_or(cpu::best_isa())),
+        kernels_(&cpu::kernels<scalar>(isa_)) {
+    JET_CHECK(options.threads >= 0 && options.threads <= cpu::ThreadPool::max_threads, "option threads is ",
+              options.threads, ", expected 0 to ", cpu::ThreadPool::max_threads);
+  }
+
+  int threads() const { return threads_; }
+  cpu::Isa isa() const { return isa_; }
+  cpu::KernelTable<scalar> const& kernels() const { return *kernels_; }
+
+  /// f(task, worker) for every task; worker < threads().
+  template <class F>
+  void parallel(i64 tasks, F const& f) const {
+    cpu::parallel_for(threads_, tasks, f);
+  }
+
+  using Buffer = HostBuffer;
+  HostBuffer allocate(i64 bytes) const { return HostBuffer(bytes); }
+  void zero(void* to, i64 bytes) const { std::memset(to, 0, static_cast<std::size_t>(bytes)); }
+  void copy(void* to, void const* from, i64 bytes) const { std::memmove(to, from, static_cast<std::size_t>(bytes)); }
+  void copy_to_host(void* to, void const* from, i64 bytes) const { copy(to, from, bytes); }
+  void copy_from_host(void* to, void const* from, i64 bytes) const { copy(to, from, bytes); }
+  void sync() const {}
+
+ private:
+  int threads_;
+  cpu::Isa isa_;
+  cpu::KernelTable<scalar> const* kernels_;
+};
+
+JET_NAMESPACE_END

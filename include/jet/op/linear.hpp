@@ -1,0 +1,44 @@
+/// \file
+/// Matrix products with weights as checkpoints store them: W is [out, in], y = x W^T (+ bias).
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <string_view>
+
+#include <jet/core/context.hpp>
+#include <jet/core/view.hpp>
+
+JET_NAMESPACE_BEGIN
+namespace op {
+
+/// y[t, out] = sum_in x[t, in] W[out, in] + bias[out] (+ y[t, out] when `accumulate`).
+///   args: Slot weight [out, in], Slot bias [out] (may be null), View x (tokens, in), View y (tokens, out)
+/// Accumulates at `acc`, rounds once to y's dtype. Cost: 2 in out FLOP per token.
+struct Linear {
+  static constexpr std::string_view name = "linear";
+  bool accumulate = false;
+};
+
+/// One product of `Linears`.
+struct Projection {
+  Slot weight{};
+  Slot bias{};
+  View out{};
+};
+
+/// Several products of one input: y_i = x W_i^T + b_i. One pass over x, one parallel region.
+///   args: View x (tokens, in), std::array<Projection, N> const&
+struct Linears {
+  static constexpr std::string_view name = "linears";
+
+  template <class B, std::size_t N>
+  static void compose(Context<B>& ctx, Linears const&, View const& x, std::array<Projection, N> const& parts) {
+    for (auto const& p : parts) {
+      ctx.run(Linear{}, p.weight, p.bias, x, p.out);
+    }
+  }
+};
+
+}  // namespace op
+JET_NAMESPACE_END
