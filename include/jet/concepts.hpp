@@ -29,28 +29,29 @@ struct AnyBackend {
 }  // namespace detail
 
 /// A block: token mixer or MLP. Declares its parameters and state once; `forward` maps x (tokens, width) to y
-/// (tokens, width) for any number of tokens, continuing from the state's content and leaving it after the last token.
+/// (tokens, width) for any number of tokens, continuing from the state's content and leaving it after the last
+/// token.
 ///   kind    short name, as in layer_types
 ///   width   d_model
 /// Optional: config (a structural value with `fields`, for saving), shared() (values that cross layers), Saved and
 /// backward (training), init(ctx, params) (after the default initialisation).
 template <class M>
 concept Mixer = HasParams<M> && HasState<M> &&
-                requires(Context<detail::AnyBackend>& ctx, typename M::template Params<Slot> const& w,
-                         typename M::template State<Slot>& s, View x, View y) {
-                  { M::kind } -> std::convertible_to<std::string_view>;
-                  { M::width } -> std::convertible_to<i64>;
-                  M::forward(ctx, w, s, x, y);
-                };
+    requires(Context<detail::AnyBackend>& ctx, typename M::template Params<Slot> const& w,
+             typename M::template State<Slot>& s, View x, View y) {
+  { M::kind } -> std::convertible_to<std::string_view>;
+  { M::width } -> std::convertible_to<i64>;
+  M::forward(ctx, w, s, x, y);
+};
 
 /// A normalisation in front of a mixer or an MLP, alone and with the residual addition before it.
 template <class N>
 concept NormLayer = HasParams<N> &&
-                    requires(Context<detail::AnyBackend>& ctx, typename N::template Params<Slot> const& w, View x) {
-                      { N::width } -> std::convertible_to<i64>;
-                      N::forward(ctx, w, x, x);
-                      N::add_forward(ctx, w, x, x, x);
-                    };
+    requires(Context<detail::AnyBackend>& ctx, typename N::template Params<Slot> const& w, View x) {
+  { N::width } -> std::convertible_to<i64>;
+  N::forward(ctx, w, x, x);
+  N::add_forward(ctx, w, x, x, x);
+};
 
 /// A block that can be trained.
 template <class M>

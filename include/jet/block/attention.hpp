@@ -36,8 +36,7 @@ struct AttentionConfig {
   }
   friend constexpr bool operator==(AttentionConfig const&, AttentionConfig const&) = default;
 
-  template <class Self, class F>
-  static constexpr void fields(Self& self, F&& f) {
+  template <class Self, class F> static constexpr void fields(Self& self, F&& f) {
     f("d_model", self.d_model);
     f("heads", self.heads);
     f("kv_heads", self.kv_heads);
@@ -60,25 +59,22 @@ struct AttentionConfig {
 /// the newest `window` tokens as a ring.
 /// Cost per token at L visible keys: 2 (2 heads head + 2 kv_heads head) d_model + 4 heads head L FLOP.
 /// Numerics: scores and softmax at acc; keys and values rounded to the kv dtype before use.
-template <AttentionConfig C, i64 Window>
-struct AttentionBlock {
+template <AttentionConfig C, i64 Window> struct AttentionBlock {
   static_assert(C.valid(),
-                "jet: AttentionConfig needs d_model, heads, kv_heads, head > 0, heads a multiple of kv_heads and an even head");
+                "jet: AttentionConfig needs d_model, heads, kv_heads, head > 0, heads a multiple of kv_heads and "
+                "an even head");
   static_assert(Window >= 0, "jet: a sliding window needs at least one token");
   static constexpr auto config = C;
   static constexpr i64 window = Window;
   static constexpr i64 width = C.d_model;
 
-  template <class T>
-  struct Params {
-    T q, q_bias, k, k_bias, v, v_bias, q_norm, k_norm, o;
-  };
+  template <class T> struct Params { T q, q_bias, k, k_bias, v, v_bias, q_norm, k_norm, o; };
   static constexpr Params<ParamSpec> params() {
     constexpr auto bias = Init::zeros();
     return {
         .q = {"q_proj.weight", {C.query_dim(), C.d_model}, {}, true, false, Role::mixer, Part::query, 0},
-        .q_bias = present_if(
-            C.qkv_bias, {"q_proj.bias", {C.query_dim()}, bias, false, false, Role::mixer, Part::query, 0}),
+        .q_bias = present_if(C.qkv_bias,
+                             {"q_proj.bias", {C.query_dim()}, bias, false, false, Role::mixer, Part::query, 0}),
         .k = {"k_proj.weight", {C.kv_dim(), C.d_model}, {}, true, false, Role::mixer, Part::key, 0},
         .k_bias =
             present_if(C.qkv_bias, {"k_proj.bias", {C.kv_dim()}, bias, false, false, Role::mixer, Part::key, 0}),
@@ -91,24 +87,17 @@ struct AttentionBlock {
     };
   }
 
-  template <class T>
-  struct State {
-    T key, value;
-  };
+  template <class T> struct State { T key, value; };
   static constexpr State<StateSpec> state() {
     return {.key = {"key", {C.kv_heads, C.head}, true, Window, Role::kv},
             .value = {"value", {C.kv_heads, C.head}, true, Window, Role::kv}};
   }
 
   /// The rotations of the call, made by the first attention layer and read by the others of the same config.
-  template <class T>
-  struct Shared {
-    T rope;
-  };
+  template <class T> struct Shared { T rope; };
   static constexpr Shared<SharedSpec> shared() { return {.rope = {"rope", C.head, C.rope().key(C.head)}}; }
 
-  template <Backend B>
-  static void forward(Context<B>& ctx, Params<Slot> const& w, State<Slot>& s, View x, View y) {
+  template <Backend B> static void forward(Context<B>& ctx, Params<Slot> const& w, State<Slot>& s, View x, View y) {
     i64 const t = x.tokens();
     View const q = ctx.accumulator(t, C.query_dim());
     View const k = ctx.accumulator(t, C.kv_dim());

@@ -9,8 +9,7 @@
 JET_NAMESPACE_BEGIN
 
 /// State per sequence of L tokens: 2 kv_heads head L numbers of the kv dtype.
-template <AttentionConfig C>
-struct FullAttention : AttentionBlock<C, 0> {
+template <AttentionConfig C> struct FullAttention : AttentionBlock<C, 0> {
   static constexpr std::string_view kind = "attn";
 };
 

@@ -34,8 +34,7 @@ struct JetBlockConfig {
   }
   friend constexpr bool operator==(JetBlockConfig const&, JetBlockConfig const&) = default;
 
-  template <class Self, class F>
-  static constexpr void fields(Self& self, F&& f) {
+  template <class Self, class F> static constexpr void fields(Self& self, F&& f) {
     f("d_model", self.d_model);
     f("heads", self.heads);
     f("head_k", self.head_k);
@@ -52,22 +51,18 @@ struct JetBlockConfig {
 ///   beta = sigmoid(u Wb^T) ;  g = -exp(A_log) softplus(u Wa^T + dt_bias)     (tokens, heads)
 ///   S <- e^g S ;  S <- S + k (beta (v - S^T k))^T ;  o = head_k^-1/2 S^T q
 ///   y = (w_o * rms(o) * silu(u Wg^T)) Wo^T
-/// x, y (tokens, d_model). State: S [heads, head_k, head_v]; the last `conv` rows of u Wv^T, [conv, heads * head_v].
-/// Cost per token: 2 FLOP per weight of the rank-2 rows, plus about 7 head_k head_v per head.
-/// Numerics: q, k, v, gates and the scan at acc; the value projection is rounded to act before the convolution, because
-/// the state keeps it so.
-template <JetBlockConfig C>
-struct JetBlock {
+/// x, y (tokens, d_model). State: S [heads, head_k, head_v]; the last `conv` rows of u Wv^T, [conv, heads *
+/// head_v]. Cost per token: 2 FLOP per weight of the rank-2 rows, plus about 7 head_k head_v per head. Numerics: q,
+/// k, v, gates and the scan at acc; the value projection is rounded to act before the convolution, because the
+/// state keeps it so.
+template <JetBlockConfig C> struct JetBlock {
   static_assert(C.valid(),
                 "jet: JetBlockConfig needs all sizes > 0 and heads * head_v a multiple of gen_reduction");
   static constexpr auto config = C;
   static constexpr std::string_view kind = "jet";
   static constexpr i64 width = C.d_model;
 
-  template <class T>
-  struct Params {
-    T q, k, v, b, a, A_log, dt_bias, gen1, gen2, gen2_bias, g, o_norm, o;
-  };
+  template <class T> struct Params { T q, k, v, b, a, A_log, dt_bias, gen1, gen2, gen2_bias, g, o_norm, o; };
   static constexpr Params<ParamSpec> params() {
     return {
         .q = {"q_proj.weight", {C.key_dim(), C.d_model}, {}, true, false, Role::mixer, Part::query, 0},
@@ -78,29 +73,43 @@ struct JetBlock {
         .A_log = {"A_log", {C.heads}, Init::log_uniform(0, 16), false, true, Role::mixer, Part::decay, 0},
         .dt_bias = {"dt_bias", {C.heads}, Init::dt_bias(), false, true, Role::mixer, Part::decay, 0},
         // w1 random and w2 zero: both zero would be a dead start (no gradient reaches either)
-        .gen1 = {"dynamic_conv1d.kernel_generator.w1.weight", {C.gen_dim(), C.d_model}, {}, true, false, Role::mixer,
-                 Part::conv, -1},
-        .gen2 = {"dynamic_conv1d.kernel_generator.w2.weight", {C.value_dim() * C.conv, C.gen_dim()}, Init::zeros(),
-                 true, false, Role::mixer, Part::conv, 0},
-        .gen2_bias = {"dynamic_conv1d.kernel_generator.w2.bias", {C.value_dim() * C.conv}, {}, true, false,
-                      Role::mixer, Part::conv, 0},
+        .gen1 = {"dynamic_conv1d.kernel_generator.w1.weight",
+                 {C.gen_dim(), C.d_model},
+                 {},
+                 true,
+                 false,
+                 Role::mixer,
+                 Part::conv,
+                 -1},
+        .gen2 = {"dynamic_conv1d.kernel_generator.w2.weight",
+                 {C.value_dim() * C.conv, C.gen_dim()},
+                 Init::zeros(),
+                 true,
+                 false,
+                 Role::mixer,
+                 Part::conv,
+                 0},
+        .gen2_bias = {"dynamic_conv1d.kernel_generator.w2.bias",
+                      {C.value_dim() * C.conv},
+                      {},
+                      true,
+                      false,
+                      Role::mixer,
+                      Part::conv,
+                      0},
         .g = {"g_proj.weight", {C.value_dim(), C.d_model}, {}, true, false, Role::mixer, Part::gate, 0},
         .o_norm = {"o_norm.weight", {C.head_v}, Init::ones(), false},
         .o = {"o_proj.weight", {C.d_model, C.value_dim()}, {}, true, false, Role::mixer, Part::output, 1},
     };
   }
 
-  template <class T>
-  struct State {
-    T recurrent, conv;
-  };
+  template <class T> struct State { T recurrent, conv; };
   static constexpr State<StateSpec> state() {
     return {.recurrent = {"recurrent", {C.heads, C.head_k, C.head_v}, false, 0, Role::recurrent},
             .conv = {"conv", {C.conv, C.value_dim()}, false, 0, Role::conv}};
   }
 
-  template <Backend B>
-  static void forward(Context<B>& ctx, Params<Slot> const& w, State<Slot>& s, View x, View y) {
+  template <Backend B> static void forward(Context<B>& ctx, Params<Slot> const& w, State<Slot>& s, View x, View y) {
     i64 const t = x.tokens();
     View const q = ctx.accumulator(t, C.key_dim());
     View const k = ctx.accumulator(t, C.key_dim());

@@ -16,27 +16,21 @@ struct NormConfig {
 };
 
 /// y = weight * x / sqrt(mean(x^2) + eps). x, y (tokens, d_model).
-template <NormConfig C>
-struct RmsNorm {
+template <NormConfig C> struct RmsNorm {
   static_assert(C.d_model > 0 && C.eps >= 0, "jet: NormConfig needs d_model > 0 and eps >= 0");
   static constexpr auto config = C;
   static constexpr i64 width = C.d_model;
 
-  template <class T>
-  struct Params {
-    T weight;
-  };
+  template <class T> struct Params { T weight; };
   static constexpr Params<ParamSpec> params() {
     return {.weight = {"weight", {C.d_model}, Init::ones(), false, false, Role::norm}};
   }
 
-  template <Backend B>
-  static void forward(Context<B>& ctx, Params<Slot> const& w, View x, View y) {
+  template <Backend B> static void forward(Context<B>& ctx, Params<Slot> const& w, View x, View y) {
     ctx.run(op::RmsNorm{C.eps}, w.weight, x, y);
   }
   /// x = x + delta, y = norm(x)
-  template <Backend B>
-  static void add_forward(Context<B>& ctx, Params<Slot> const& w, View delta, View x, View y) {
+  template <Backend B> static void add_forward(Context<B>& ctx, Params<Slot> const& w, View delta, View x, View y) {
     ctx.run(op::AddRmsNorm{C.eps}, w.weight, delta, x, y);
   }
 };

@@ -85,7 +85,7 @@ class ScratchStack {
     used_ = next;
     peak_ = std::max(peak_, used_);
     return counting_ ? reinterpret_cast<void*>(static_cast<std::uintptr_t>(alignment + at))
-                              : static_cast<void*>(memory_ + at);
+                     : static_cast<void*>(memory_ + at);
   }
   i64 mark() const { return used_; }
   void release(i64 mark) { used_ = mark; }

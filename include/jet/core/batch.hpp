@@ -15,8 +15,8 @@ JET_NAMESPACE_BEGIN
 /// Which rows get logits. No others are formed.
 enum class Logits : std::uint8_t { last, all, none, list };
 
-/// The batch as kernels see it: pointers into the memory of the backend. A decode step advances `position` there and
-/// reads nothing from the host.
+/// The batch as kernels see it: pointers into the memory of the backend. A decode step advances `position` there
+/// and reads nothing from the host.
 struct BatchView {
   i64 seqs = 0;
   i64 tokens = 0;
@@ -80,15 +80,16 @@ struct Batch {
     JET_CHECK(static_cast<i64>(cu_seqlens.size()) == n + 1, "batch: cu_seqlens has ", cu_seqlens.size(),
               " entries, expected ", n + 1, " for ", n, " sequences");
     JET_CHECK(cu_seqlens[0] == 0, "batch: cu_seqlens starts at ", cu_seqlens[0], ", expected 0");
-    JET_CHECK(static_cast<i64>(position.size()) == n, "batch: position has ", position.size(), " entries, expected ", n);
+    JET_CHECK(static_cast<i64>(position.size()) == n, "batch: position has ", position.size(),
+              " entries, expected ", n);
     std::vector<bool> used(static_cast<std::size_t>(slots));
     for (i64 i = 0; i < n; ++i) {
       auto const s = static_cast<std::size_t>(i);
       i64 const count = cu_seqlens[s + 1] - cu_seqlens[s];
       JET_CHECK(count >= 0, "batch: cu_seqlens decreases at sequence ", i, " (", cu_seqlens[s], " then ",
                 cu_seqlens[s + 1], ")");
-      JET_CHECK(slot[s] >= -1 && slot[s] < slots, "batch: slot of sequence ", i, " is ", slot[s], ", expected -1 to ",
-                slots - 1);
+      JET_CHECK(slot[s] >= -1 && slot[s] < slots, "batch: slot of sequence ", i, " is ", slot[s],
+                ", expected -1 to ", slots - 1);
       if (slot[s] < 0) {
         continue;
       }

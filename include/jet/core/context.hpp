@@ -46,8 +46,9 @@ concept HasScratch = requires(Context<B>& ctx, Op const& op, Args&&... args) {
   Kernel<Op, typename B::tag>::scratch(ctx, op, std::forward<Args>(args)...);
 };
 template <class Op, class B, class... Args>
-concept HasCompose =
-    requires(Context<B>& ctx, Op const& op, Args&&... args) { Op::compose(ctx, op, std::forward<Args>(args)...); };
+concept HasCompose = requires(Context<B>& ctx, Op const& op, Args&&... args) {
+  Op::compose(ctx, op, std::forward<Args>(args)...);
+};
 
 }  // namespace detail
 
@@ -57,18 +58,19 @@ concept KernelFor = detail::HasRun<Op, B, Args...> || detail::HasScratch<Op, B, 
 
 /// One call's surroundings. In a planning pass (`planning()`), scratch only counts and no kernel runs: the same
 /// forward that will run later tells how much it needs.
-template <class B>
-class Context {
+template <class B> class Context {
  public:
   using backend_type = B;
   static constexpr Precision precision = B::precision;
   static constexpr int max_shared = 8;
 
-  Context(B& backend, BatchView const& batch, ScratchStack& scratch)
-      : backend_(&backend), batch_(batch), scratch_(&scratch) {}
+  /// `host` is the batch in host memory for launch decisions; null in a step that must not depend on host values.
+  Context(B& backend, BatchView const& batch, ScratchStack& scratch, BatchView const* host = nullptr)
+      : backend_(&backend), batch_(batch), host_(host), scratch_(&scratch) {}
 
   B& backend() const { return *backend_; }
   BatchView const& batch() const { return batch_; }
+  BatchView const* host_batch() const { return host_; }
   i64 tokens() const { return batch_.tokens; }
   i64 seqs() const { return batch_.seqs; }
   /// CPU kernels: sequence i of the call.
@@ -86,8 +88,7 @@ class Context {
   ScratchStack& stack() { return *scratch_; }
 
   /// Runs an op: its kernel on this backend, else its composition of finer ops.
-  template <class Op, class... Args>
-  void run(Op const& op, Args&&... args) {
+  template <class Op, class... Args> void run(Op const& op, Args&&... args) {
     using K = Kernel<Op, typename B::tag>;
     if constexpr (detail::HasScratch<Op, B, Args...>) {
       i64 const mark = scratch_->mark();
@@ -105,9 +106,10 @@ class Context {
       Op::compose(*this, op, std::forward<Args>(args)...);
       scratch_->release(mark);
     } else {
-      static_assert(sizeof(Op) == 0,
-                    "jet: this op has no kernel for this backend and these arguments; for CUDA include <jet/cuda.cuh> from "
-                    "a .cu file, for your own op specialise jet::Kernel<Op, BackendTag>");
+      static_assert(
+          sizeof(Op) == 0,
+          "jet: this op has no kernel for this backend and these arguments; for CUDA include <jet/cuda.cuh> from "
+          "a .cu file, for your own op specialise jet::Kernel<Op, BackendTag>");
     }
   }
 
@@ -144,6 +146,7 @@ class Context {
  private:
   B* backend_;
   BatchView batch_;
+  BatchView const* host_;
   ScratchStack* scratch_;
   std::array<SharedSlot, max_shared> shared_{};
   int shared_count_ = 0;

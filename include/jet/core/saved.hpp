@@ -1,13 +1,14 @@
 /// \file
-/// What a forward keeps for its backward. Declared like state; the caller allocates, or passes nothing and nothing is kept.
+/// What a forward keeps for its backward. Declared like state; the caller allocates, or passes nothing and nothing
+/// is kept.
 ///
 /// A block that can be trained declares
 ///   template <class T> struct Saved { T x, h; };
 ///   static constexpr Saved<SavedSpec> saved();
 ///   forward(ctx, w, s, x, y, Saved<Slot>* saved = nullptr);
 ///   backward(ctx, w, s0, x, saved, dy, dx, dw, ds_end, ds_begin);
-/// In backward, rows of dw are added to (a null row is frozen: no product is formed for it), dx is overwritten (null: not
-/// formed); null s0 and ds_end mean zero, a null ds_begin is not formed.
+/// In backward, rows of dw are added to (a null row is frozen: no product is formed for it), dx is overwritten
+/// (null: not formed); null s0 and ds_end mean zero, a null ds_begin is not formed.
 #pragma once
 
 #include <array>

@@ -1,7 +1,8 @@
 /// \file
 /// Attention on the CPU: tiles of 64 keys with an online softmax. A task is a block of queries of one kv head; the
 /// queries of its group go together, so that keys and values are read once. With few queries the keys are split
-/// into pieces of fixed length, merged afterwards: the result depends on the position, never on the number of threads.
+/// into pieces of fixed length, merged afterwards: the result depends on the position, never on the number of
+/// threads.
 #pragma once
 
 #include <algorithm>
@@ -20,8 +21,9 @@ inline constexpr i64 attention_keys = 64;     // keys of a tile
 inline constexpr i64 attention_split = 1024;  // keys of a piece when there are few queries
 inline constexpr i64 attention_few = 1;       // tokens of a sequence that count as few
 
-/// Element offset of position p in a cache [slots, capacity, ...]: row p mod capacity of the sequence's slot (a ring, or
-/// all of it); with a page table, axis 0 is pages and the page of position p is looked up. Rings are never paged.
+/// Element offset of position p in a cache [slots, capacity, ...]: row p mod capacity of the sequence's slot (a
+/// ring, or all of it); with a page table, axis 0 is pages and the page of position p is looked up. Rings are never
+/// paged.
 inline i64 cache_row(Slot const& cache, BatchView const& batch, Sequence const& seq, bool windowed, i64 p) {
   i64 unit = seq.slot;
   if (batch.pages != nullptr && !windowed) {
@@ -59,8 +61,7 @@ struct KeyValueRows {
 };
 
 /// What one pass over keys leaves for a set of query rows: running maximum, sum of exponentials, weighted values.
-template <class T>
-struct AttentionPartial {
+template <class T> struct AttentionPartial {
   T* max;  // [rows]
   T* sum;  // [rows]
   T* out;  // [rows, head]
@@ -128,25 +129,24 @@ void attend(KernelTable<T> const& k, KeyValueRows const& keys, KeyValueRows cons
 
 }  // namespace cpu
 
-template <op::AttentionShape C>
-struct Kernel<op::Attention<C>, tag::cpu> {
+template <op::AttentionShape C> struct Kernel<op::Attention<C>, tag::cpu> {
   static constexpr i64 group = C.heads / C.kv_heads;
   static constexpr i64 block = std::max<i64>(1, cpu::attention_rows / group);  // tokens of a task
   static constexpr i64 rows = block * group;
 
-  template <class T>
-  struct Memory {
-    View key, value;                  // the call's keys and values at the kv dtype
-    cpu::WorkerScratch<T> workers;    // q, scores, partial
-    T* pieces = nullptr;              // partials of split sequences: [task][max, sum, out]
+  template <class T> struct Memory {
+    View key, value;                // the call's keys and values at the kv dtype
+    cpu::WorkerScratch<T> workers;  // q, scores, partial
+    T* pieces = nullptr;            // partials of split sequences: [task][max, sum, out]
   };
   static constexpr i64 partial_size(i64 r) { return r * (C.head + 2); }
-  template <class T>
-  static cpu::AttentionPartial<T> partial(T* memory, i64 r) {
+  template <class T> static cpu::AttentionPartial<T> partial(T* memory, i64 r) {
     return {memory, memory + r, memory + 2 * r};
   }
 
-  static bool few(Sequence const& seq) { return seq.active() && seq.tokens > 0 && seq.tokens <= std::min(block, cpu::attention_few); }
+  static bool few(Sequence const& seq) {
+    return seq.active() && seq.tokens > 0 && seq.tokens <= std::min(block, cpu::attention_few);
+  }
   /// First and one past the last position that tokens [first, first + count) see.
   static i64 low(Sequence const& seq, i64 first) {
     return C.window > 0 ? std::max<i64>(0, seq.position + first - C.window + 1) : 0;
@@ -235,7 +235,8 @@ struct Kernel<op::Attention<C>, tag::cpu> {
             i64 const end = std::min(begin + cpu::attention_split, seq.position + seq.tokens);
             load_queries(seq, 0, seq.tokens, kv_head, queries);
             cpu::attend(table, keys, values, kv_head, C.head, C.window, queries, seq.tokens * group, group, 0,
-                        std::max(begin, low(seq, 0)), end, scores, partial(piece_at + task * size, seq.tokens * group));
+                        std::max(begin, low(seq, 0)), end, scores,
+                        partial(piece_at + task * size, seq.tokens * group));
             return;
           }
           task -= n;
@@ -314,7 +315,8 @@ struct Kernel<op::Attention<C>, tag::cpu> {
     auto const bytes = static_cast<std::size_t>(fresh.width() * size_of(fresh.dtype));
     for (i64 t = skip; t < seq.tokens; ++t) {
       i64 const element = cpu::cache_row(cache, batch, seq, C.window > 0, seq.position + t);
-      std::memcpy(static_cast<char*>(cache.data) + element * size_of(cache.dtype), fresh.row_bytes(seq.begin + t), bytes);
+      std::memcpy(static_cast<char*>(cache.data) + element * size_of(cache.dtype), fresh.row_bytes(seq.begin + t),
+                  bytes);
     }
   }
 };

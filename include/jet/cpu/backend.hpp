@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstring>
-#include <optional>
+#include <string>
+#include <string_view>
 
 #include <jet/concepts.hpp>
 #include <jet/core/arena.hpp>
+#include <jet/core/backend_options.hpp>
 #include <jet/core/error.hpp>
 #include <jet/cpu/simd/simd.hpp>
 #include <jet/cpu/thread_pool.hpp>
@@ -14,16 +16,9 @@
 
 JET_NAMESPACE_BEGIN
 
-/// Run-time choices of a CPU backend. Results do not depend on the number of threads.
-struct CpuOptions {
-  int threads = 0;               // 0: as many as this process may use
-  std::optional<cpu::Isa> isa{};  // not given: the strongest that the machine has
-};
-
-/// Runs models on any x86-64 machine. Supported policies: all roles f64; or acc f32 with weights, act and kv each f32
-/// or bf16. The recurrent state may be acc, f32, bf16 or f16.
-template <Precision P>
-class Cpu {
+/// Runs models on any x86-64 machine. Supported policies: all roles f64; or acc f32 with weights, act and kv each
+/// f32 or bf16. The recurrent state may be acc, f32, bf16 or f16.
+template <Precision P> class Cpu {
  public:
   using tag = jet::tag::cpu;
   static constexpr Precision precision = P;
@@ -36,9 +31,12 @@ class Cpu {
   static_assert(supported(P.state) || P.state == DType::f32 || P.state == DType::f16,
                 "jet: on the CPU backend the recurrent state is the accumulation type, f32, bf16 or f16");
 
-  explicit Cpu(CpuOptions const& options = {})
+  /// Tensors are in host memory: weights can be used where a file is mapped.
+  static constexpr bool on_host = true;
+
+  explicit Cpu(BackendOptions const& options = {})
       : threads_(options.threads > 0 ? options.threads : cpu::available_threads()),
-        isa_(options.isa.value_or(cpu::best_isa())),
+        isa_(find_isa(options.isa)),
         kernels_(&cpu::kernels<scalar>(isa_)) {
     JET_CHECK(options.threads >= 0 && options.threads <= cpu::ThreadPool::max_threads, "option threads is ",
               options.threads, ", expected 0 to ", cpu::ThreadPool::max_threads);
@@ -49,20 +47,33 @@ class Cpu {
   cpu::KernelTable<scalar> const& kernels() const { return *kernels_; }
 
   /// f(task, worker) for every task; worker < threads().
-  template <class F>
-  void parallel(i64 tasks, F const& f) const {
-    cpu::parallel_for(threads_, tasks, f);
-  }
+  template <class F> void parallel(i64 tasks, F const& f) const { cpu::parallel_for(threads_, tasks, f); }
 
   using Buffer = HostBuffer;
   HostBuffer allocate(i64 bytes) const { return HostBuffer(bytes); }
   void zero(void* to, i64 bytes) const { std::memset(to, 0, static_cast<std::size_t>(bytes)); }
-  void copy(void* to, void const* from, i64 bytes) const { std::memmove(to, from, static_cast<std::size_t>(bytes)); }
+  void copy(void* to, void const* from, i64 bytes) const {
+    std::memmove(to, from, static_cast<std::size_t>(bytes));
+  }
   void copy_to_host(void* to, void const* from, i64 bytes) const { copy(to, from, bytes); }
   void copy_from_host(void* to, void const* from, i64 bytes) const { copy(to, from, bytes); }
   void sync() const {}
 
  private:
+  static cpu::Isa find_isa(std::string_view name) {
+    if (name.empty()) {
+      return cpu::best_isa();
+    }
+    std::string names;
+    for (cpu::Isa const isa : cpu::available_isas()) {
+      if (cpu::name_of(isa) == name) {
+        return isa;
+      }
+      names += concat(names.empty() ? "" : ", ", cpu::name_of(isa));
+    }
+    fail("option isa is '", name, "'; this machine has ", names);
+  }
+
   int threads_;
   cpu::Isa isa_;
   cpu::KernelTable<scalar> const* kernels_;

@@ -10,15 +10,14 @@
 
 JET_NAMESPACE_BEGIN
 
-template <>
-struct Kernel<op::Embedding, tag::cpu> {
+template <> struct Kernel<op::Embedding, tag::cpu> {
   template <class B>
   static auto scratch(Context<B>& ctx, op::Embedding const&, Slot const& table, std::int32_t const*, View const&) {
     return cpu::worker_scratch(ctx, table.extent[1]);
   }
   template <class B, class S>
-  static void run(Context<B>& ctx, op::Embedding const&, S const& memory, Slot const& table, std::int32_t const* ids,
-                  View const& x) {
+  static void run(Context<B>& ctx, op::Embedding const&, S const& memory, Slot const& table,
+                  std::int32_t const* ids, View const& x) {
     auto const& k = ctx.backend().kernels();
     i64 const n = x.width();
     auto* const buffer = memory.of(0);
@@ -37,8 +36,7 @@ struct Kernel<op::Embedding, tag::cpu> {
   }
 };
 
-template <>
-struct Kernel<op::GatherRows, tag::cpu> {
+template <> struct Kernel<op::GatherRows, tag::cpu> {
   template <class B>
   static void run(Context<B>&, op::GatherRows const&, View const& x, std::int64_t const* rows, View const& y) {
     for (i64 i = 0; i < y.tokens(); ++i) {

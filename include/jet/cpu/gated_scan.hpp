@@ -1,15 +1,15 @@
 /// \file
 /// The scan of the linear-attention family on the CPU. A task is one head of one sequence. Many tokens go through
-/// chunks of 64 (matrix products; Gated DeltaNet, arXiv 2412.06464, section 3.3; vector decays as in GLA, 2312.06635,
-/// section 4.3), few through the recurrence. Decay and update are the op's compile-time parameters; everything else is
-/// shared by the whole family.
+/// chunks of 64 (matrix products; Gated DeltaNet, arXiv 2412.06464, section 3.3; vector decays as in GLA,
+/// 2312.06635, section 4.3), few through the recurrence. Decay and update are the op's compile-time parameters;
+/// everything else is shared by the whole family.
 ///
 /// With gamma the cumulative log decay inside a chunk, S the state at its start:
-///   (I + A) U = diag(beta) (V - diag(e^gamma) K S),  A = diag(beta) stril(K K^T * D),  D_ij = e^(gamma_i - gamma_j)
-///   O = scale (diag(e^gamma) Q S + tril(Q K^T * D) U)
-///   S' = e^gamma_C S + (diag(e^(gamma_C - gamma)) K)^T U
-/// An additive update has U = diag(beta) V. With a decay per channel, e^gamma multiplies element by element and the two
-/// C x C products are formed in blocks of 16 rows around an anchor, so that no exponent is positive.
+///   (I + A) U = diag(beta) (V - diag(e^gamma) K S),  A = diag(beta) stril(K K^T * D),  D_ij = e^(gamma_i -
+///   gamma_j) O = scale (diag(e^gamma) Q S + tril(Q K^T * D) U) S' = e^gamma_C S + (diag(e^(gamma_C - gamma)) K)^T
+///   U
+/// An additive update has U = diag(beta) V. With a decay per channel, e^gamma multiplies element by element and the
+/// two C x C products are formed in blocks of 16 rows around an anchor, so that no exponent is positive.
 #pragma once
 
 #include <algorithm>
@@ -22,12 +22,11 @@ JET_NAMESPACE_BEGIN
 namespace cpu {
 
 inline constexpr i64 scan_chunk = 64;
-inline constexpr i64 scan_block = 16;   // of the triangular solve and of vector decays
-inline constexpr i64 scan_few = 16;     // up to this many tokens the recurrence is used
+inline constexpr i64 scan_block = 16;  // of the triangular solve and of vector decays
+inline constexpr i64 scan_few = 16;    // up to this many tokens the recurrence is used
 
 /// One head of one sequence: rows of q, k, v, g, beta, o with their strides.
-template <class T>
-struct ScanRows {
+template <class T> struct ScanRows {
   T const* q;
   T const* k;
   T const* v;
@@ -38,20 +37,19 @@ struct ScanRows {
 };
 
 /// Scratch of a worker.
-template <class T, op::ScanShape C>
-struct ScanScratch {
+template <class T, op::ScanShape C> struct ScanScratch {
   static constexpr i64 n = scan_chunk;
   static constexpr i64 decay_n = C.decay == op::Decay::channel ? n * C.head_k : n;
-  static constexpr i64 size = C.head_k * C.head_v + n * C.head_v + 2 * n * C.head_k + 2 * n * n + decay_n + C.head_k +
-                              2 * scan_block * C.head_k + n * C.head_k;
-  T* state;   // [head_k, head_v], when the slot's dtype is another
-  T* u;       // [n, head_v]
-  T* left;    // [n, head_k] decayed queries or keys
-  T* right;   // [n, head_k]
-  T* a;       // [n, n]
-  T* p;       // [n, n]
-  T* gamma;   // cumulative log decays: [n] or [n, head_k]
-  T* decay;   // [head_k] multipliers of one step or of the whole chunk
+  static constexpr i64 size = C.head_k * C.head_v + n * C.head_v + 2 * n * C.head_k + 2 * n * n + decay_n +
+                              C.head_k + 2 * scan_block * C.head_k + n * C.head_k;
+  T* state;     // [head_k, head_v], when the slot's dtype is another
+  T* u;         // [n, head_v]
+  T* left;      // [n, head_k] decayed queries or keys
+  T* right;     // [n, head_k]
+  T* a;         // [n, n]
+  T* p;         // [n, n]
+  T* gamma;     // cumulative log decays: [n] or [n, head_k]
+  T* decay;     // [head_k] multipliers of one step or of the whole chunk
   T* anchored;  // [block + n, head_k] and [block, head_k], vector decays only
 
   explicit ScanScratch(T* m) {
@@ -151,7 +149,8 @@ void scan_product(KernelTable<T> const& k, i64 n, T factor, T const* x, i64 x_st
         T const* anchor = gamma + (i0 - 1) * C.head_k;
         for (i64 i = 0; i < rows; ++i) {
           for (i64 d = 0; d < C.head_k; ++d) {
-            xs[i * C.head_k + d] = x[(i0 + i) * x_stride + d] * std::exp(gamma[(i0 + i) * C.head_k + d] - anchor[d]);
+            xs[i * C.head_k + d] =
+                x[(i0 + i) * x_stride + d] * std::exp(gamma[(i0 + i) * C.head_k + d] - anchor[d]);
           }
         }
         for (i64 j = 0; j < i0; ++j) {
@@ -172,7 +171,8 @@ void scan_product(KernelTable<T> const& k, i64 n, T factor, T const* x, i64 x_st
         for (i64 j = i0; j <= i; ++j) {
           T sum = 0;
           for (i64 d = 0; d < C.head_k; ++d) {
-            sum += x[i * x_stride + d] * y[j * y_stride + d] * std::exp(gamma[i * C.head_k + d] - gamma[j * C.head_k + d]);
+            sum += x[i * x_stride + d] * y[j * y_stride + d] *
+                   std::exp(gamma[i * C.head_k + d] - gamma[j * C.head_k + d]);
           }
           out[i * scan_chunk + j] = factor * sum;
         }
@@ -267,8 +267,7 @@ void scan_one_chunk(KernelTable<T> const& k, ScanRows<T> const& r, i64 n, T scal
 
 }  // namespace cpu
 
-template <op::ScanShape C>
-struct Kernel<op::GatedScan<C>, tag::cpu> {
+template <op::ScanShape C> struct Kernel<op::GatedScan<C>, tag::cpu> {
   template <class B>
   static auto scratch(Context<B>& ctx, op::GatedScan<C> const&, View const&, View const&, View const&, View const&,
                       View const&, Slot const&, View const&) {
@@ -305,9 +304,9 @@ struct Kernel<op::GatedScan<C>, tag::cpu> {
       i64 const step = seq.tokens <= cpu::scan_few ? seq.tokens : cpu::scan_chunk;
       for (i64 first = 0; first < seq.tokens; first += step) {
         i64 const n = std::min(step, seq.tokens - first);
-        cpu::ScanRows<T> const rows{at(q, dk, first), at(k, dk, first),    at(v, dv, first), at(g, decays, first),
+        cpu::ScanRows<T> const rows{at(q, dk, first),   at(k, dk, first), at(v, dv, first), at(g, decays, first),
                                     at(beta, 1, first), at(o, dv, first), q.stride[0],      k.stride[0],
-                                    v.stride[0],      g.stride[0],       beta.stride[0],   o.stride[0]};
+                                    v.stride[0],        g.stride[0],      beta.stride[0],   o.stride[0]};
         if (n <= cpu::scan_few) {
           cpu::scan_recurrent<C>(table, rows, n, scale, s, m);
         } else {
@@ -321,8 +320,7 @@ struct Kernel<op::GatedScan<C>, tag::cpu> {
   }
 };
 
-template <>
-struct Kernel<op::DeltaGates, tag::cpu> {
+template <> struct Kernel<op::DeltaGates, tag::cpu> {
   template <class B>
   static void run(Context<B>& ctx, op::DeltaGates const&, View const& a, View const& b, Slot const& a_log,
                   Slot const& dt_bias, View const& g, View const& beta) {

@@ -34,8 +34,8 @@ struct LinearCut {
 };
 
 template <class T>
-void linear_task(KernelTable<T> const& kernels, LinearCut const& cut, i64 task, View const& x, op::Projection const& p,
-                 bool accumulate) {
+void linear_task(KernelTable<T> const& kernels, LinearCut const& cut, i64 task, View const& x,
+                 op::Projection const& p, bool accumulate) {
   i64 const m0 = task % cut.m_tasks * cut.m_block;
   i64 const n0 = task / cut.m_tasks * cut.n_block;
   GemmNt<T> g;
@@ -76,8 +76,7 @@ void linears(Context<B>& ctx, View const& x, std::array<op::Projection, N> const
 
 }  // namespace cpu
 
-template <>
-struct Kernel<op::Linear, tag::cpu> {
+template <> struct Kernel<op::Linear, tag::cpu> {
   template <class B>
   static void run(Context<B>& ctx, op::Linear const& op, Slot const& weight, Slot const& bias, View const& x,
                   View const& y) {
@@ -89,8 +88,7 @@ struct Kernel<op::Linear, tag::cpu> {
   }
 };
 
-template <>
-struct Kernel<op::Linears, tag::cpu> {
+template <> struct Kernel<op::Linears, tag::cpu> {
   template <class B, std::size_t N>
   static void run(Context<B>& ctx, op::Linears const&, View const& x, std::array<op::Projection, N> const& parts) {
     cpu::linears(ctx, x, parts, false);

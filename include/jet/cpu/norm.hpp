@@ -11,16 +11,14 @@ JET_NAMESPACE_BEGIN
 namespace cpu {
 
 /// y = w * x / sqrt(mean(x^2) + eps)
-template <class T>
-void rms_norm_row(KernelTable<T> const& k, i64 n, T eps, T const* x, T const* w, T* y) {
+template <class T> void rms_norm_row(KernelTable<T> const& k, i64 n, T eps, T const* x, T const* w, T* y) {
   T const r = T{1} / std::sqrt(k.sum_squares(n, x) / static_cast<T>(n) + eps);
   k.mul_scale(n, r, x, w, y);
 }
 
 }  // namespace cpu
 
-template <>
-struct Kernel<op::RmsNorm, tag::cpu> {
+template <> struct Kernel<op::RmsNorm, tag::cpu> {
   template <class B>
   static auto scratch(Context<B>& ctx, op::RmsNorm const&, Slot const&, View const& x, View const&) {
     return cpu::worker_scratch(ctx, 2 * x.width());
@@ -43,10 +41,8 @@ struct Kernel<op::RmsNorm, tag::cpu> {
   }
 };
 
-template <>
-struct Kernel<op::Add, tag::cpu> {
-  template <class B>
-  static auto scratch(Context<B>& ctx, op::Add const&, View const& delta, View const&) {
+template <> struct Kernel<op::Add, tag::cpu> {
+  template <class B> static auto scratch(Context<B>& ctx, op::Add const&, View const& delta, View const&) {
     return cpu::worker_scratch(ctx, 2 * delta.width());
   }
   template <class B, class S>
@@ -67,8 +63,7 @@ struct Kernel<op::Add, tag::cpu> {
   }
 };
 
-template <>
-struct Kernel<op::AddRmsNorm, tag::cpu> {
+template <> struct Kernel<op::AddRmsNorm, tag::cpu> {
   template <class B>
   static auto scratch(Context<B>& ctx, op::AddRmsNorm const&, Slot const&, View const& delta, View const&,
                       View const&) {
@@ -98,10 +93,8 @@ struct Kernel<op::AddRmsNorm, tag::cpu> {
   }
 };
 
-template <>
-struct Kernel<op::HeadNorm, tag::cpu> {
-  template <class B>
-  static void run(Context<B>& ctx, op::HeadNorm const& op, Slot const& weight, View const& x) {
+template <> struct Kernel<op::HeadNorm, tag::cpu> {
+  template <class B> static void run(Context<B>& ctx, op::HeadNorm const& op, Slot const& weight, View const& x) {
     using T = cpu::scalar_of<B>;
     auto const& k = ctx.backend().kernels();
     cpu::parallel_rows(ctx.backend(), x.tokens(), x.width(), [&](i64 first, i64 last, int) {
@@ -115,10 +108,8 @@ struct Kernel<op::HeadNorm, tag::cpu> {
   }
 };
 
-template <>
-struct Kernel<op::L2Norm, tag::cpu> {
-  template <class B>
-  static void run(Context<B>& ctx, op::L2Norm const& op, View const& x) {
+template <> struct Kernel<op::L2Norm, tag::cpu> {
+  template <class B> static void run(Context<B>& ctx, op::L2Norm const& op, View const& x) {
     using T = cpu::scalar_of<B>;
     auto const& k = ctx.backend().kernels();
     cpu::parallel_rows(ctx.backend(), x.tokens(), x.width(), [&](i64 first, i64 last, int) {
@@ -135,8 +126,7 @@ struct Kernel<op::L2Norm, tag::cpu> {
   }
 };
 
-template <>
-struct Kernel<op::GatedRmsNorm, tag::cpu> {
+template <> struct Kernel<op::GatedRmsNorm, tag::cpu> {
   template <class B>
   static auto scratch(Context<B>& ctx, op::GatedRmsNorm const& op, Slot const&, View const&, View const&,
                       View const&) {

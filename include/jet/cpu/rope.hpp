@@ -9,10 +9,8 @@
 
 JET_NAMESPACE_BEGIN
 
-template <>
-struct Kernel<op::RopeTable, tag::cpu> {
-  template <class B>
-  static double* scratch(Context<B>& ctx, op::RopeTable const& op, View const&) {
+template <> struct Kernel<op::RopeTable, tag::cpu> {
+  template <class B> static double* scratch(Context<B>& ctx, op::RopeTable const& op, View const&) {
     return static_cast<double*>(ctx.scratch_bytes(op.head / 2 * static_cast<i64>(sizeof(double))));
   }
   template <class B>
@@ -39,10 +37,8 @@ struct Kernel<op::RopeTable, tag::cpu> {
   }
 };
 
-template <>
-struct Kernel<op::Rope, tag::cpu> {
-  template <class B>
-  static void run(Context<B>& ctx, op::Rope const& op, View const& table, View const& x) {
+template <> struct Kernel<op::Rope, tag::cpu> {
+  template <class B> static void run(Context<B>& ctx, op::Rope const& op, View const& table, View const& x) {
     using T = cpu::scalar_of<B>;
     auto const& k = ctx.backend().kernels();
     i64 const half = op.head / 2;

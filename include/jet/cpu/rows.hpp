@@ -15,27 +15,23 @@
 JET_NAMESPACE_BEGIN
 namespace cpu {
 
-template <class B>
-using scalar_of = typename B::scalar;
+template <class B> using scalar_of = typename B::scalar;
 
 /// Scratch of each worker of a parallel region, in numbers of T.
-template <class T>
-struct WorkerScratch {
+template <class T> struct WorkerScratch {
   T* data = nullptr;
   i64 stride = 0;
   T* of(int worker) const { return data + worker * stride; }
 };
 
-template <class B>
-WorkerScratch<scalar_of<B>> worker_scratch(Context<B>& ctx, i64 count) {
+template <class B> WorkerScratch<scalar_of<B>> worker_scratch(Context<B>& ctx, i64 count) {
   using T = scalar_of<B>;
   i64 const bytes = align_up(count * static_cast<i64>(sizeof(T)));
   return {static_cast<T*>(ctx.scratch_bytes(bytes * ctx.backend().threads())), bytes / static_cast<i64>(sizeof(T))};
 }
 
 /// n numbers at `from` (T or bf16) as T: the address itself, or converted into `buffer`.
-template <class T>
-T const* load_row(KernelTable<T> const& k, DType type, void const* from, i64 n, T* buffer) {
+template <class T> T const* load_row(KernelTable<T> const& k, DType type, void const* from, i64 n, T* buffer) {
   if (type == dtype_of<T>) {
     return static_cast<T const*>(from);
   }
@@ -44,13 +40,12 @@ T const* load_row(KernelTable<T> const& k, DType type, void const* from, i64 n, 
   return buffer;
 }
 
-/// Where to compute n numbers that end at `to` (T or bf16): the address itself, or `buffer`, to be stored afterwards.
-template <class T>
-T* row_target(DType type, void* to, T* buffer) {
+/// Where to compute n numbers that end at `to` (T or bf16): the address itself, or `buffer`, to be stored
+/// afterwards.
+template <class T> T* row_target(DType type, void* to, T* buffer) {
   return type == dtype_of<T> ? static_cast<T*>(to) : buffer;
 }
-template <class T>
-void store_row(KernelTable<T> const& k, DType type, T const* from, i64 n, void* to) {
+template <class T> void store_row(KernelTable<T> const& k, DType type, T const* from, i64 n, void* to) {
   if (static_cast<void const*>(from) == to) {
     return;
   }
@@ -63,14 +58,12 @@ void store_row(KernelTable<T> const& k, DType type, T const* from, i64 n, void* 
 }
 
 /// A rank-1 parameter: vectors are kept at the accumulation type (model/weights.hpp).
-template <class T>
-T const* vector_of(Slot const& slot) {
+template <class T> T const* vector_of(Slot const& slot) {
   return slot ? slot.as<T>() : nullptr;
 }
 
 /// f(first, last, worker) over [0, rows), in parallel when rows * width is worth it.
-template <class B, class F>
-void parallel_rows(B const& backend, i64 rows, i64 width, F const& f) {
+template <class B, class F> void parallel_rows(B const& backend, i64 rows, i64 width, F const& f) {
   constexpr i64 grain = 1 << 14;  // numbers per task: a few microseconds
   i64 const per_task = std::clamp<i64>(grain / std::max<i64>(width, 1), 1, std::max<i64>(rows, 1));
   i64 const tasks = (rows + per_task - 1) / per_task;
@@ -81,8 +74,7 @@ void parallel_rows(B const& backend, i64 rows, i64 width, F const& f) {
 }
 
 /// f(seq, first, count, part, worker) over tiles of at most `tile` tokens of every active sequence, times `parts`.
-template <class B, class F>
-void for_tiles(Context<B>& ctx, i64 tile, i64 parts, F const& f) {
+template <class B, class F> void for_tiles(Context<B>& ctx, i64 tile, i64 parts, F const& f) {
   i64 tiles = 0;
   for (i64 i = 0; i < ctx.seqs(); ++i) {
     Sequence const seq = ctx.sequence(i);
@@ -103,8 +95,7 @@ void for_tiles(Context<B>& ctx, i64 tile, i64 parts, F const& f) {
 }
 
 /// Converts n numbers between any two floating storage types (state slots, files). Not for hot loops.
-template <class To, class From>
-void convert(From const* from, To* to, i64 n) {
+template <class To, class From> void convert(From const* from, To* to, i64 n) {
   for (i64 i = 0; i < n; ++i) {
     if constexpr (std::is_same_v<From, double> || std::is_same_v<From, float>) {
       to[i] = static_cast<To>(from[i]);
@@ -115,8 +106,7 @@ void convert(From const* from, To* to, i64 n) {
 }
 
 /// Numbers of a state slot as T: the address itself, or converted into `buffer`.
-template <class T>
-T* load_state(DType type, void* from, i64 n, T* buffer) {
+template <class T> T* load_state(DType type, void* from, i64 n, T* buffer) {
   if (type == dtype_of<T>) {
     return static_cast<T*>(from);
   }
@@ -129,8 +119,7 @@ T* load_state(DType type, void* from, i64 n, T* buffer) {
   }
   return buffer;
 }
-template <class T>
-void store_state(DType type, T const* from, i64 n, void* to) {
+template <class T> void store_state(DType type, T const* from, i64 n, void* to) {
   if (static_cast<void const*>(from) == to) {
     return;
   }

@@ -1,6 +1,6 @@
 /// \file
-/// Short convolutions on the CPU: tasks are tiles of tokens times blocks of channels; the generated kernels of a tile
-/// live in a worker's scratch only.
+/// Short convolutions on the CPU: tasks are tiles of tokens times blocks of channels; the generated kernels of a
+/// tile live in a worker's scratch only.
 #pragma once
 
 #include <algorithm>
@@ -17,11 +17,11 @@ inline constexpr i64 conv_tokens = 64;    // of a tile
 inline constexpr i64 conv_channels = 64;  // of a block
 inline constexpr i64 max_conv_taps = 64;
 
-/// The inputs that a tile's outputs see, as T: row i is input first - (taps - 1) + i, from the state or zero where that
-/// is before the call.
+/// The inputs that a tile's outputs see, as T: row i is input first - (taps - 1) + i, from the state or zero where
+/// that is before the call.
 template <class T>
-void conv_window(KernelTable<T> const& k, Sequence const& seq, i64 taps, i64 first, i64 count, i64 channel, i64 width,
-                 View const& x, Slot const& state, T* window) {
+void conv_window(KernelTable<T> const& k, Sequence const& seq, i64 taps, i64 first, i64 count, i64 channel,
+                 i64 width, View const& x, Slot const& state, T* window) {
   for (i64 i = 0; i < taps - 1 + count; ++i) {
     i64 const t = first - (taps - 1) + i;
     T* const row = window + i * width;
@@ -44,8 +44,7 @@ void conv_window(KernelTable<T> const& k, Sequence const& seq, i64 taps, i64 fir
 }
 
 /// state <- the last `taps` rows of (state, x), for any number of new rows.
-template <class B>
-void conv_keep(Context<B>& ctx, i64 taps, View const& x, Slot const& state) {
+template <class B> void conv_keep(Context<B>& ctx, i64 taps, View const& x, Slot const& state) {
   if (!state) {
     return;
   }
@@ -67,8 +66,7 @@ void conv_keep(Context<B>& ctx, i64 taps, View const& x, Slot const& state) {
 }
 
 /// f(seq, first token, tokens, first channel, channels, worker) over all tiles of all active sequences.
-template <class B, class F>
-void conv_tiles(Context<B>& ctx, i64 channels, F const& f) {
+template <class B, class F> void conv_tiles(Context<B>& ctx, i64 channels, F const& f) {
   i64 const blocks = (channels + conv_channels - 1) / conv_channels;
   for_tiles(ctx, conv_tokens, blocks, [&](Sequence const& seq, i64 first, i64 count, i64 block, int worker) {
     i64 const channel = block * conv_channels;
@@ -78,8 +76,7 @@ void conv_tiles(Context<B>& ctx, i64 channels, F const& f) {
 
 }  // namespace cpu
 
-template <>
-struct Kernel<op::ShortConv, tag::cpu> {
+template <> struct Kernel<op::ShortConv, tag::cpu> {
   template <class B>
   static auto scratch(Context<B>& ctx, op::ShortConv const& op, Slot const&, Slot const&, View const&, Slot const&,
                       View const&) {
@@ -91,36 +88,35 @@ struct Kernel<op::ShortConv, tag::cpu> {
     using T = cpu::scalar_of<B>;
     auto const& k = ctx.backend().kernels();
     JET_ASSERT(op.taps <= cpu::max_conv_taps);
-    cpu::conv_tiles(ctx, x.width(), [&](Sequence const& seq, i64 first, i64 count, i64 channel, i64 width, int worker) {
-      T* const window = memory.of(worker);
-      cpu::conv_window(k, seq, op.taps, first, count, channel, width, x, state, window);
-      T const* rows[cpu::max_conv_taps];
-      for (i64 t = 0; t < count; ++t) {
-        for (i64 i = 0; i < op.taps; ++i) {
-          rows[i] = window + (t + i) * width;
-        }
-        T* const out = y.row<T>(seq.begin + first + t) + channel;
-        k.conv(width, static_cast<int>(op.taps), rows, weight.as<T>() + channel * op.taps,
-               bias ? bias.as<T>() + channel : nullptr, out);
-        if (op.silu) {
-          k.silu(width, out, out);
-        }
-      }
-    });
+    cpu::conv_tiles(ctx, x.width(),
+                    [&](Sequence const& seq, i64 first, i64 count, i64 channel, i64 width, int worker) {
+                      T* const window = memory.of(worker);
+                      cpu::conv_window(k, seq, op.taps, first, count, channel, width, x, state, window);
+                      T const* rows[cpu::max_conv_taps];
+                      for (i64 t = 0; t < count; ++t) {
+                        for (i64 i = 0; i < op.taps; ++i) {
+                          rows[i] = window + (t + i) * width;
+                        }
+                        T* const out = y.row<T>(seq.begin + first + t) + channel;
+                        k.conv(width, static_cast<int>(op.taps), rows, weight.as<T>() + channel * op.taps,
+                               bias ? bias.as<T>() + channel : nullptr, out);
+                        if (op.silu) {
+                          k.silu(width, out, out);
+                        }
+                      }
+                    });
     cpu::conv_keep(ctx, op.taps, x, state);
   }
 };
 
-template <>
-struct Kernel<op::DynamicConv, tag::cpu> {
-  template <class T>
-  struct Memory {
+template <> struct Kernel<op::DynamicConv, tag::cpu> {
+  template <class T> struct Memory {
     View hidden;  // silu of the generator's first product, at act
     cpu::WorkerScratch<T> workers;
   };
   template <class B>
-  static Memory<cpu::scalar_of<B>> scratch(Context<B>& ctx, op::DynamicConv const& op, View const& hidden, Slot const&,
-                                           Slot const&, View const&, Slot const&, View const&) {
+  static Memory<cpu::scalar_of<B>> scratch(Context<B>& ctx, op::DynamicConv const& op, View const& hidden,
+                                           Slot const&, Slot const&, View const&, Slot const&, View const&) {
     i64 const window = (cpu::conv_tokens + op.taps) * cpu::conv_channels;
     i64 const kernels = cpu::conv_tokens * cpu::conv_channels * op.taps;
     return {ctx.scratch(hidden.tokens(), hidden.width()),
@@ -140,32 +136,33 @@ struct Kernel<op::DynamicConv, tag::cpu> {
         cpu::store_row(k, memory.hidden.dtype, out, r, memory.hidden.row_bytes(t));
       }
     });
-    cpu::conv_tiles(ctx, x.width(), [&](Sequence const& seq, i64 first, i64 count, i64 channel, i64 width, int worker) {
-      T* const window = memory.workers.of(worker);
-      T* const kernels = window + (cpu::conv_tokens + op.taps) * cpu::conv_channels;
-      cpu::conv_window(k, seq, op.taps, first, count, channel, width, x, state, window);
-      cpu::GemmNt<T> g;
-      g.m = count;
-      g.n = width * op.taps;
-      g.k = r;
-      g.a = memory.hidden.row_bytes(seq.begin + first);
-      g.lda = memory.hidden.stride[0];
-      g.b = w2.row_bytes(channel * op.taps);
-      g.ldb = w2.stride[0];
-      g.c = kernels;
-      g.ldc = g.n;
-      g.bias = b2.as<T>() + channel * op.taps;
-      k.gemm_nt[cpu::storage_index(memory.hidden.dtype)][cpu::storage_index(w2.dtype)][0](g);
-      T const* rows[cpu::max_conv_taps];
-      for (i64 t = 0; t < count; ++t) {
-        for (i64 i = 0; i < op.taps; ++i) {
-          rows[i] = window + (t + i) * width;
-        }
-        T* const out = y.row<T>(seq.begin + first + t) + channel;
-        k.conv(width, static_cast<int>(op.taps), rows, kernels + t * g.n, nullptr, out);
-        k.silu(width, out, out);
-      }
-    });
+    cpu::conv_tiles(ctx, x.width(),
+                    [&](Sequence const& seq, i64 first, i64 count, i64 channel, i64 width, int worker) {
+                      T* const window = memory.workers.of(worker);
+                      T* const kernels = window + (cpu::conv_tokens + op.taps) * cpu::conv_channels;
+                      cpu::conv_window(k, seq, op.taps, first, count, channel, width, x, state, window);
+                      cpu::GemmNt<T> g;
+                      g.m = count;
+                      g.n = width * op.taps;
+                      g.k = r;
+                      g.a = memory.hidden.row_bytes(seq.begin + first);
+                      g.lda = memory.hidden.stride[0];
+                      g.b = w2.row_bytes(channel * op.taps);
+                      g.ldb = w2.stride[0];
+                      g.c = kernels;
+                      g.ldc = g.n;
+                      g.bias = b2.as<T>() + channel * op.taps;
+                      k.gemm_nt[cpu::storage_index(memory.hidden.dtype)][cpu::storage_index(w2.dtype)][0](g);
+                      T const* rows[cpu::max_conv_taps];
+                      for (i64 t = 0; t < count; ++t) {
+                        for (i64 i = 0; i < op.taps; ++i) {
+                          rows[i] = window + (t + i) * width;
+                        }
+                        T* const out = y.row<T>(seq.begin + first + t) + channel;
+                        k.conv(width, static_cast<int>(op.taps), rows, kernels + t * g.n, nullptr, out);
+                        k.silu(width, out, out);
+                      }
+                    });
     cpu::conv_keep(ctx, op.taps, x, state);
   }
 };

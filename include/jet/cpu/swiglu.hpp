@@ -7,8 +7,7 @@
 
 JET_NAMESPACE_BEGIN
 
-template <>
-struct Kernel<op::SwiGlu, tag::cpu> {
+template <> struct Kernel<op::SwiGlu, tag::cpu> {
   template <class B>
   static auto scratch(Context<B>& ctx, op::SwiGlu const&, View const& gate, View const&, View const&) {
     return cpu::worker_scratch(ctx, gate.width());

@@ -4,8 +4,8 @@
 ///   struct Model : CausalLM<LmConfig{.vocab = 151936, .d_model = 1536, .mlp = 8960}, "JJAJS",
 ///       Bind<'J', JetBlock<jet>>, Bind<'A', FullAttention<attn>>, Bind<'S', SlidingWindow<attn, 1152>>> {};
 ///
-/// Layers are instantiated once per letter and looped over at run time, so that a plan may also be given at run time, with
-/// the same code: `forward` takes the plan as a string, and the type's own plan is one such string.
+/// Layers are instantiated once per letter and looped over at run time, so that a plan may also be given at run
+/// time, with the same code: `forward` takes the plan as a string, and the type's own plan is one such string.
 #pragma once
 
 #include <array>
@@ -34,10 +34,8 @@ JET_NAMESPACE_BEGIN
 /// In a Bind: a layer without an MLP.
 struct NoMlp {
   static constexpr std::string_view kind = "none";
-  template <class T>
-  struct Params {};
-  template <class T>
-  struct State {};
+  template <class T> struct Params {};
+  template <class T> struct State {};
   static constexpr Params<ParamSpec> params() { return {}; }
   static constexpr State<StateSpec> state() { return {}; }
 };
@@ -47,8 +45,7 @@ struct ModelMlp {};
 struct ModelNorm {};
 
 /// A letter of a plan. Layers of one letter share code, not weights.
-template <char Letter, class M, class Mlp = ModelMlp, class Norm = ModelNorm>
-struct Bind {
+template <char Letter, class M, class Mlp = ModelMlp, class Norm = ModelNorm> struct Bind {
   static constexpr char letter = Letter;
   using mixer = M;
   using mlp = Mlp;
@@ -57,17 +54,13 @@ struct Bind {
 
 namespace detail {
 
-template <class Old, class... New>
-struct rebound {
-  using type = Old;
-};
+template <class Old, class... New> struct rebound { using type = Old; };
 template <class Old, class N, class... Rest>
 struct rebound<Old, N, Rest...>
     : std::conditional_t<N::letter == Old::letter, std::type_identity<N>, rebound<Old, Rest...>> {};
 
 /// Bind with the model's own MLP and norm filled in.
-template <class B, class OwnMlp, class OwnNorm>
-struct Layer {
+template <class B, class OwnMlp, class OwnNorm> struct Layer {
   static constexpr char letter = B::letter;
   static constexpr bool shares_mlp = std::is_same_v<typename B::mlp, ModelMlp>;
   static constexpr bool shares_norm = std::is_same_v<typename B::norm, ModelNorm>;
@@ -83,14 +76,8 @@ struct Layer {
   }
 };
 
-template <i64 DModel, i64 Hidden>
-struct own_mlp {
-  using type = SwiGluMlp<MlpConfig{DModel, Hidden}>;
-};
-template <i64 DModel>
-struct own_mlp<DModel, 0> {
-  using type = NoMlp;
-};
+template <i64 DModel, i64 Hidden> struct own_mlp { using type = SwiGluMlp<MlpConfig{DModel, Hidden}>; };
+template <i64 DModel> struct own_mlp<DModel, 0> { using type = NoMlp; };
 
 constexpr bool unique_letters(std::string_view letters) {
   for (std::size_t i = 0; i < letters.size(); ++i) {
@@ -105,12 +92,12 @@ constexpr bool unique_letters(std::string_view letters) {
 
 }  // namespace detail
 
-template <LmConfig C, fixed_string Plan, class... Binds>
-struct CausalLM {
+template <LmConfig C, fixed_string Plan, class... Binds> struct CausalLM {
   static_assert(C.valid(), "jet: LmConfig needs vocab and d_model > 0, mlp and eps >= 0");
   static_assert(Plan.size() > 0, "jet: a layer plan has at least one letter");
   static_assert((Mixer<typename Binds::mixer> && ...),
-                "jet: a bound type is not a Mixer; it needs kind, width, Params, params(), State, state() and forward(ctx, w, "
+                "jet: a bound type is not a Mixer; it needs kind, width, Params, params(), State, state() and "
+                "forward(ctx, w, "
                 "s, x, y) (concepts.hpp)");
   static_assert(((Binds::mixer::width == C.d_model) && ...),
                 "jet: a bound block's d_model differs from the model's; give its config the model's d_model");
@@ -132,22 +119,18 @@ struct CausalLM {
   static constexpr std::string_view plan() { return plan_.view(); }
 
   /// The same model with other blocks: Binds with the same letter are replaced.
-  template <class... New>
-  using rebind = CausalLM<C, Plan, typename detail::rebound<Binds, New...>::type...>;
+  template <class... New> using rebind = CausalLM<C, Plan, typename detail::rebound<Binds, New...>::type...>;
   /// The same blocks in another order.
-  template <fixed_string P>
-  using replan = CausalLM<C, P, Binds...>;
+  template <fixed_string P> using replan = CausalLM<C, P, Binds...>;
   /// The same model with more letters bound.
-  template <class... New>
-  using with = CausalLM<C, Plan, Binds..., New...>;
+  template <class... New> using with = CausalLM<C, Plan, Binds..., New...>;
 
   /// How checkpoints name tensors. A model that has other names declares its own `names`.
   using names = HfNames;
 
   using norm = RmsNorm<NormConfig{C.d_model, C.eps}>;
   using mlp = typename detail::own_mlp<C.d_model, C.mlp>::type;
-  template <class B>
-  using layer = detail::Layer<B, mlp, norm>;
+  template <class B> using layer = detail::Layer<B, mlp, norm>;
   /// One entry per bound letter, in the order of `letters`.
   using layer_types = std::tuple<layer<Binds>...>;
   static constexpr std::size_t num_letters = sizeof...(Binds);
@@ -162,24 +145,24 @@ struct CausalLM {
     return -1;
   }
   /// Calls f.template operator()<Layer>() for a letter; throws for a letter that is not bound.
-  template <class F>
-  static constexpr void for_letter(char letter, F&& f) {
+  template <class F> static constexpr void for_letter(char letter, F&& f) {
     bool const found = ((Binds::letter == letter ? (f.template operator()<layer<Binds>>(), true) : false) || ...);
     JET_CHECK(found, "plan letter '", letter, "' is not bound; bound are \"", std::string_view(letters), "\"");
   }
   /// Calls f.template operator()<Layer, I>() for every bound letter.
-  template <class F>
-  static constexpr void for_each_letter(F&& f) {
+  template <class F> static constexpr void for_each_letter(F&& f) {
     [&]<std::size_t... I>(std::index_sequence<I...>) {
       (f.template operator()<std::tuple_element_t<I, layer_types>, I>(), ...);
-    }(std::make_index_sequence<num_letters>{});
+    }
+    (std::make_index_sequence<num_letters>{});
   }
   /// Throws unless a plan has the model's number of layers and only bound letters.
   static void check_plan(std::string_view p) {
-    JET_CHECK(static_cast<i64>(p.size()) == layers, "plan \"", p, "\" has ", p.size(), " letters, the model has ", layers,
-              " layers");
+    JET_CHECK(static_cast<i64>(p.size()) == layers, "plan \"", p, "\" has ", p.size(), " letters, the model has ",
+              layers, " layers");
     for (char const c : p) {
-      JET_CHECK(letter_index(c) >= 0, "plan letter '", c, "' is not bound; bound are \"", std::string_view(letters), "\"");
+      JET_CHECK(letter_index(c) >= 0, "plan letter '", c, "' is not bound; bound are \"", std::string_view(letters),
+                "\"");
     }
   }
 
@@ -192,8 +175,7 @@ struct CausalLM {
     return n;
   }
   /// Bytes of the state (recurrent, convolution, keys and values) of `batch` sequences of `seq` tokens.
-  template <Precision P>
-  static constexpr i64 state_bytes(i64 batch, i64 seq, std::string_view p = plan()) {
+  template <Precision P> static constexpr i64 state_bytes(i64 batch, i64 seq, std::string_view p = plan()) {
     i64 n = 0;
     for (char const c : p) {
       for_letter(c, [&]<class L>() { n += L::state_bytes(P, batch, seq); });
@@ -202,10 +184,11 @@ struct CausalLM {
   }
 
   /// Runs layers [from, layers) of plan `p` on the residual stream x (tokens, d_model), in place.
-  /// `weights` and `state` give each layer its tensors: weights.layer<L>(l), state.layer<L>(l) (a null state means zero and not
-  /// kept); tap is called as tap(layer, Point, View).
+  /// `weights` and `state` give each layer its tensors: weights.layer<L>(l), state.layer<L>(l) (a null state means
+  /// zero and not kept); tap is called as tap(layer, Point, View).
   template <Backend B, class W, class S, class Tap>
-  static void forward(Context<B>& ctx, W& weights, S& state, std::string_view p, i64 from, View const& x, Tap&& tap) {
+  static void forward(Context<B>& ctx, W& weights, S& state, std::string_view p, i64 from, View const& x,
+                      Tap&& tap) {
     constexpr bool tapped = !std::is_same_v<std::remove_cvref_t<Tap>, NoTap>;
     auto const observe = [&](i64 l, Point point, View const& v) {
       if constexpr (tapped) {
@@ -256,8 +239,7 @@ struct CausalLM {
   }
 
   /// Reserves the values that cross layers, those of all bound letters, once per call.
-  template <Backend B>
-  static void declare_shared(Context<B>& ctx) {
+  template <Backend B> static void declare_shared(Context<B>& ctx) {
     for_each_letter([&]<class L, std::size_t>() {
       if constexpr (HasShared<typename L::mixer>) {
         for (auto const& spec : detail::to_array<SharedSpec>(L::mixer::shared())) {

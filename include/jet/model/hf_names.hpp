@@ -1,6 +1,6 @@
 /// \file
-/// Which tensor of a model a name in a checkpoint stands for. The names of Qwen, Llama and Jet-Nemotron; a model with other
-/// names declares a `names` of the same shape.
+/// Which tensor of a model a name in a checkpoint stands for. The names of Qwen, Llama and Jet-Nemotron; a model
+/// with other names declares a `names` of the same shape.
 #pragma once
 
 #include <string>

@@ -10,8 +10,9 @@
 
 JET_NAMESPACE_BEGIN
 
-/// Where a layer can be observed: the normalised input of the mixer, the outputs of mixer and MLP before they are added,
-/// and the residual stream after the layer. In a backward the same points come in reverse order with the gradient.
+/// Where a layer can be observed: the normalised input of the mixer, the outputs of mixer and MLP before they are
+/// added, and the residual stream after the layer. In a backward the same points come in reverse order with the
+/// gradient.
 enum class Point : std::uint8_t { mixer_in, mixer_out, mlp_out, layer_out };
 
 constexpr std::string_view name_of(Point p) {
@@ -24,7 +25,8 @@ constexpr std::string_view name_of(Point p) {
   return "?";
 }
 
-/// No observer. Any callable with (i64 layer, Point, View) is one; the view is in the backend's memory and may be written.
+/// No observer. Any callable with (i64 layer, Point, View) is one; the view is in the backend's memory and may be
+/// written.
 struct NoTap {
   void operator()(i64, Point, View const&) const {}
 };

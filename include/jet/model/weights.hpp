@@ -1,7 +1,7 @@
 /// \file
-/// A model's parameters. Keyed by (layer, letter): a store may hold several letters for one layer (a super network); the
-/// model's own MLP and norms are keyed by layer and shared by its letters. Storage is shared by reference: two stores, of
-/// different models too, may use the same frozen tensors.
+/// A model's parameters. Keyed by (layer, letter): a store may hold several letters for one layer (a super
+/// network); the model's own MLP and norms are keyed by layer and shared by its letters. Storage is shared by
+/// reference: two stores, of different models too, may use the same frozen tensors.
 #pragma once
 
 #include <cstring>
@@ -21,13 +21,14 @@
 
 JET_NAMESPACE_BEGIN
 
-/// The dtype of a parameter in memory: matrices at `weights`; vectors, convolution kernels and rows marked keep_f32 at
-/// `acc` (they are small, and kernels use them so).
+/// The dtype of a parameter in memory: matrices at `weights`; vectors, convolution kernels and rows marked keep_f32
+/// at `acc` (they are small, and kernels use them so).
 constexpr DType param_dtype(Precision const& p, ParamSpec const& row) {
   return row.shape.rank == 2 && !row.keep_f32 ? p.weights : p.acc;
 }
 
-/// Identifies one tensor of a store. `letter` is 0 for what the letters of a layer share; layer is -1 outside layers.
+/// Identifies one tensor of a store. `letter` is 0 for what the letters of a layer share; layer is -1 outside
+/// layers.
 struct TensorKey {
   Module module = Module::embedding;
   i64 layer = -1;
@@ -35,15 +36,12 @@ struct TensorKey {
   ParamSpec spec{};
 };
 
-template <class Model>
-class Weights {
-  template <class M>
-  using Params = typename M::template Params<Slot>;
+template <class Model> class Weights {
+  template <class M> using Params = typename M::template Params<Slot>;
   struct Nothing {};
 
   /// What a letter has of its own in a layer.
-  template <class L>
-  struct Own {
+  template <class L> struct Own {
     Params<typename L::mixer> mixer{};
     std::conditional_t<L::shares_mlp, Nothing, Params<typename L::mlp>> mlp{};
     std::conditional_t<L::shares_norm, Nothing, Params<typename L::norm>> mixer_norm{}, mlp_norm{};
@@ -59,8 +57,8 @@ class Weights {
 
   /// A store that holds, for every layer, the letters of letters_of_layer[l] ("JA": two parameter sets).
   explicit Weights(std::vector<std::string> letters_of_layer) : held_(std::move(letters_of_layer)) {
-    JET_CHECK(static_cast<i64>(held_.size()) == Model::layers, "a store needs letters for ", Model::layers, " layers, got ",
-              held_.size());
+    JET_CHECK(static_cast<i64>(held_.size()) == Model::layers, "a store needs letters for ", Model::layers,
+              " layers, got ", held_.size());
     auto const n = static_cast<std::size_t>(Model::layers);
     common_.resize(n);
     std::apply([&](auto&... own) { (own.resize(n), ...); }, own_);
@@ -94,8 +92,7 @@ class Weights {
   Params<typename Model::norm> final_norm{};
 
   /// One layer's tensors under letter L, as a model's forward reads them.
-  template <class L>
-  struct LayerRef {
+  template <class L> struct LayerRef {
     Own<L>* own;
     Common* common;
     auto& mixer() const { return own->mixer; }
@@ -121,21 +118,19 @@ class Weights {
       }
     }
   };
-  template <class L>
-  LayerRef<L> layer(i64 l) {
+  template <class L> LayerRef<L> layer(i64 l) {
     constexpr auto index = static_cast<std::size_t>(Model::letter_index(L::letter));
     return {&std::get<index>(own_)[static_cast<std::size_t>(l)], &common_[static_cast<std::size_t>(l)]};
   }
 
-  /// Calls f(TensorKey const&, Slot&) for every tensor that the store holds, in a fixed order; with a plan, only for those
-  /// that the plan uses. A tied head is not visited.
-  template <class F>
-  void visit(F&& f, std::string_view plan = {}) {
+  /// Calls f(TensorKey const&, Slot&) for every tensor that the store holds, in a fixed order; with a plan, only
+  /// for those that the plan uses. A tied head is not visited.
+  template <class F> void visit(F&& f, std::string_view plan = {}) {
     f(TensorKey{Module::embedding, -1, 0, embedding_spec(Role::embedding)}, embedding);
     for (i64 l = 0; l < Model::layers; ++l) {
       bool mlp_done = false, mixer_norm_done = false, mlp_norm_done = false;
-      std::string_view const letters =
-          plan.empty() ? std::string_view(held_[static_cast<std::size_t>(l)]) : plan.substr(static_cast<std::size_t>(l), 1);
+      std::string_view const letters = plan.empty() ? std::string_view(held_[static_cast<std::size_t>(l)])
+                                                    : plan.substr(static_cast<std::size_t>(l), 1);
       for (char const c : letters) {
         Model::for_letter(c, [&]<class L>() {
           auto const w = layer<L>(l);
@@ -171,9 +166,9 @@ class Weights {
     return n;
   }
 
-  /// Gives every tensor that is not bound yet memory of the backend, in one allocation. Contents are not initialised.
-  template <class B>
-  void allocate(B const& backend) {
+  /// Gives every tensor that is not bound yet memory of the backend, in one allocation. Contents are not
+  /// initialised.
+  template <class B> void allocate(B const& backend) {
     i64 const total = bytes(B::precision, true);
     if (total > 0) {
       auto buffer = std::make_shared<typename B::Buffer>(backend.allocate(total));
@@ -203,8 +198,7 @@ class Weights {
 
   /// Uses the tensors of another store, of another model too, wherever module, layer, letter, name, shape agree and
   /// `wanted(TensorKey)` says so, without a copy. Call it before `allocate`. Returns the number of tensors shared.
-  template <class Other, class F>
-  i64 share(Weights<Other>& other, F const& wanted) {
+  template <class Other, class F> i64 share(Weights<Other>& other, F const& wanted) {
     auto const id = [](TensorKey const& k) {
       return std::tuple{k.module, k.layer, k.letter, std::string(k.spec.name.view())};
     };
@@ -255,9 +249,8 @@ class Weights {
   static constexpr ParamSpec embedding_spec(Role role) {
     return {"weight", {Model::config.vocab, Model::config.d_model}, {}, false, false, role};
   }
-  template <class M, class F>
-  static void rows(Module module, i64 layer, char letter, Params<M>& params, F& f) {
-    if constexpr (param_arity<M> > 0) {
+  template <class M, class F> static void rows(Module module, i64 layer, char letter, Params<M>& params, F& f) {
+    if constexpr (param_arity < M >> 0) {
       constexpr auto specs = param_specs<M>();
       auto slots = as_slots<M>(params);
       for (std::size_t i = 0; i < specs.size(); ++i) {
@@ -269,12 +262,8 @@ class Weights {
     }
   }
 
-  template <class Tuple>
-  struct OwnOf;
-  template <class... L>
-  struct OwnOf<std::tuple<L...>> {
-    using type = std::tuple<std::vector<Own<L>>...>;
-  };
+  template <class Tuple> struct OwnOf;
+  template <class... L> struct OwnOf<std::tuple<L...>> { using type = std::tuple<std::vector<Own<L>>...>; };
 
   std::vector<std::string> held_;
   std::vector<Common> common_;

@@ -22,12 +22,11 @@ struct AttentionShape {
 ///   args: View q (tokens, heads * head), View k, v (tokens, kv_heads * head), rotated, at acc;
 ///         Slot key, value of the state [slots, capacity, kv_heads, head] (null: no cache is read or kept);
 ///         View o (tokens, heads * head)
-/// Keys and values are rounded to the cache's dtype before they are used, so a split of the sequence changes nothing.
-/// The new tokens attend over what the cache held and over themselves, and are written afterwards: with a window the
-/// cache is a ring of `capacity` rows, row = position mod capacity.
-/// Cost: 4 heads head L FLOP per token at L visible keys.
-template <AttentionShape C>
-struct Attention {
+/// Keys and values are rounded to the cache's dtype before they are used, so a split of the sequence changes
+/// nothing. The new tokens attend over what the cache held and over themselves, and are written afterwards: with a
+/// window the cache is a ring of `capacity` rows, row = position mod capacity. Cost: 4 heads head L FLOP per token
+/// at L visible keys.
+template <AttentionShape C> struct Attention {
   static constexpr std::string_view name = "attention";
   static constexpr AttentionShape c = C;
   static_assert(C.heads > 0 && C.kv_heads > 0 && C.heads % C.kv_heads == 0,

@@ -12,7 +12,8 @@ JET_NAMESPACE_BEGIN
 namespace op {
 
 /// x[t] = E[ids[t]]; rows of inactive sequences are not read and become 0.
-///   args: Slot table [vocab, d_model], std::int32_t const* ids [tokens] in the backend's memory, View x (tokens, d_model)
+///   args: Slot table [vocab, d_model], std::int32_t const* ids [tokens] in the backend's memory, View x (tokens,
+///   d_model)
 struct Embedding {
   static constexpr std::string_view name = "embedding";
 };

@@ -49,7 +49,8 @@ struct L2Norm {
 };
 
 /// y = w * (x / sqrt(mean(x^2) + eps)) * silu(z) per head: norm first, gate from the layer's input
-/// (RetNet, GLA, Gated DeltaNet, JetBlock). With `gate_first` y = w * rms(x * silu(z)) over groups of `head` (Mamba2).
+/// (RetNet, GLA, Gated DeltaNet, JetBlock). With `gate_first` y = w * rms(x * silu(z)) over groups of `head`
+/// (Mamba2).
 ///   args: Slot weight [head] (gate_first: [heads * head]), View x (tokens, heads * head) at acc, View z the same
 ///         shape at acc, View y (tokens, heads * head)
 struct GatedRmsNorm {

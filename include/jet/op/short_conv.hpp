@@ -1,6 +1,7 @@
 /// \file
 /// Short causal depthwise convolutions: with static kernels, and with kernels generated from the input.
-/// State: the last `taps` raw inputs of a sequence, [slots, taps, channels], oldest first, whatever the call's length.
+/// State: the last `taps` raw inputs of a sequence, [slots, taps, channels], oldest first, whatever the call's
+/// length.
 #pragma once
 
 #include <string_view>

@@ -1,0 +1,102 @@
+/// \file
+/// Initial values of parameters from their declarations, reproducible and independent of the order of evaluation.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include <jet/core/param.hpp>
+#include <jet/core/rng.hpp>
+#include <jet/model/weights.hpp>
+
+JET_NAMESPACE_BEGIN
+
+/// What a block's own `init(InitContext, Params<Slot>&)` may use.
+struct InitContext {
+  i64 layer = 0;
+  i64 layers = 1;
+  std::uint64_t seed = 0;
+};
+
+/// Element `index` of a tensor that starts as `init`.
+inline double init_value(Init const& init, Random const& random, std::uint64_t index) {
+  switch (init.kind) {
+    case Init::Kind::zeros: return 0;
+    case Init::Kind::ones: return 1;
+    case Init::Kind::constant: return init.a;
+    case Init::Kind::normal: return init.a + init.b * static_cast<double>(random.normal(index));
+    case Init::Kind::uniform: return init.a + (init.b - init.a) * random.uniform_double(index);
+    case Init::Kind::log_uniform:
+      return std::log(std::max(1e-4, init.a + (init.b - init.a) * random.uniform_double(index)));
+    case Init::Kind::dt_bias: {
+      double const u = random.uniform_double(index);
+      double const dt = std::max(1e-4, std::exp(std::log(init.a) + u * (std::log(init.b) - std::log(init.a))));
+      return dt + std::log(-std::expm1(-dt));
+    }
+  }
+  return 0;
+}
+
+namespace detail {
+
+/// Writes n doubles as `type` at `to`.
+inline void store_as(DType type, double const* from, i64 n, void* to) {
+  auto const put = [&]<class T>(T* out) {
+    for (i64 i = 0; i < n; ++i) {
+      out[i] = static_cast<T>(from[i]);
+    }
+  };
+  switch (type) {
+    case DType::f64: put(static_cast<double*>(to)); break;
+    case DType::f32: put(static_cast<float*>(to)); break;
+    case DType::bf16: put(static_cast<bf16*>(to)); break;
+    case DType::f16: put(static_cast<f16*>(to)); break;
+    default: fail("a parameter cannot be stored as ", name_of(type));
+  }
+}
+
+}  // namespace detail
+
+/// Fills every tensor for which `wanted(TensorKey)` holds, in host memory, then calls the blocks' own `init`.
+template <class Model, class F> void initialise(Weights<Model>& weights, std::uint64_t seed, F const& wanted) {
+  std::vector<double> buffer;
+  weights.visit([&](TensorKey const& key, Slot& slot) {
+    if (!wanted(key)) {
+      return;
+    }
+    // one stream per tensor, told apart by where it sits and what it is called
+    std::uint64_t stream = static_cast<std::uint64_t>(key.module) * 0x9e3779b97f4a7c15u +
+                           static_cast<std::uint64_t>(key.layer + 1) * 0xbf58476d1ce4e5b9u +
+                           static_cast<std::uint64_t>(static_cast<unsigned char>(key.letter));
+    for (char const c : key.spec.name.view()) {
+      stream = (stream ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+    }
+    Random const random{seed, stream};
+    i64 const n = slot.numel();
+    constexpr i64 piece = 1 << 16;
+    for (i64 at = 0; at < n; at += piece) {
+      i64 const count = std::min(piece, n - at);
+      buffer.resize(static_cast<std::size_t>(count));
+      for (i64 i = 0; i < count; ++i) {
+        buffer[static_cast<std::size_t>(i)] = init_value(key.spec.init, random, static_cast<std::uint64_t>(at + i));
+      }
+      detail::store_as(slot.dtype, buffer.data(), count, static_cast<char*>(slot.data) + at * size_of(slot.dtype));
+    }
+  });
+  for (i64 l = 0; l < Model::layers; ++l) {
+    for (char const c : weights.letters()[static_cast<std::size_t>(l)]) {
+      Model::for_letter(c, [&]<class L>() {
+        auto& params = weights.template layer<L>(l).mixer();
+        if constexpr (requires { L::mixer::init(InitContext{}, params); }) {
+          L::mixer::init(InitContext{l, Model::layers, seed}, params);
+        }
+      });
+    }
+  }
+}
+template <class Model> void initialise(Weights<Model>& weights, std::uint64_t seed = 0) {
+  initialise(weights, seed, [](TensorKey const&) { return true; });
+}
+
+JET_NAMESPACE_END
