@@ -46,7 +46,8 @@ constexpr std::string_view name_of(DType t) {
   return "none";
 }
 
-/// bfloat16 storage: the upper half of a float. Conversion rounds to nearest even and keeps NaN a NaN.
+/// bfloat16 storage: the upper half of a float. Conversion rounds to nearest even and keeps NaN a NaN; a double is
+/// rounded to float first.
 struct bf16 {
   std::uint16_t bits = 0;
 

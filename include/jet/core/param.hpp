@@ -60,12 +60,20 @@ struct ParamSpec {
   constexpr bool present() const { return shape.rank > 0; }
 };
 
-/// A row that the config switches off.
-inline constexpr ParamSpec absent{};
+/// Stands in the place of a row that the config switches off; converts to a row of either table. It differs from a
+/// row that was forgotten (all fields empty), which is an error.
+struct Absent {
+  constexpr operator ParamSpec() const {
+    ParamSpec row;
+    row.shape.rank = -1;
+    return row;
+  }
+};
+inline constexpr Absent absent{};
 
 /// `condition ? row : absent`, spelled so that it reads in a table.
 constexpr ParamSpec present_if(bool condition, ParamSpec const& row) {
-  return condition ? row : absent;
+  return condition ? row : static_cast<ParamSpec>(absent);
 }
 
 template <class M>
@@ -87,9 +95,10 @@ template <class T, template <class> class H> constexpr auto to_array(H<T> const&
   }
 }
 
-template <std::size_t N> constexpr bool well_formed(std::array<ParamSpec, N> const& rows) {
+/// Rows of parameters or state: each absent, or with a unique name and a shape.
+template <class Row, std::size_t N> constexpr bool well_formed(std::array<Row, N> const& rows) {
   for (std::size_t i = 0; i < N; ++i) {
-    if (!rows[i].present() && rows[i].name.empty()) {
+    if (rows[i].shape.rank == -1 && rows[i].name.empty()) {
       continue;  // absent
     }
     if (rows[i].name.empty() || rows[i].shape.rank < 1 || rows[i].shape.rank > 4 || rows[i].shape.numel() <= 0) {

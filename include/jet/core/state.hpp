@@ -40,6 +40,13 @@ struct StateSpec {
   constexpr i64 numel(i64 max_len) const { return present() ? shape.numel() * capacity(max_len) : 0; }
 };
 
+/// A state row that the config switches off.
+inline constexpr StateSpec absent_state{.shape = [] {
+  Shape s;
+  s.rank = -1;
+  return s;
+}()};
+
 /// recurrent → state, conv → act, kv → kv.
 constexpr DType state_dtype(Precision const& p, Role role) {
   switch (role) {
@@ -67,7 +74,12 @@ concept HasState = requires {
 /// The rows of M::state() as an array; an empty array for a module without state.
 template <class M> constexpr auto state_specs() {
   if constexpr (HasState<M>) {
-    return detail::to_array<StateSpec>(M::state());
+    constexpr auto rows = detail::to_array<StateSpec>(M::state());
+    static_assert(
+        detail::well_formed(rows),
+        "jet: state() must give every row that is not jet::absent_state a unique name and a shape with positive "
+        "extents (is a row missing?)");
+    return rows;
   } else {
     return std::array<StateSpec, 0>{};
   }

@@ -34,7 +34,7 @@ struct View {
   /// Rows of a (tokens, width) activation.
   JET_HD i64 tokens() const { return extent[0]; }
   /// Columns of a (tokens, width) activation.
-  JET_HD i64 width() const { return extent[rank - 1]; }
+  JET_HD i64 width() const { return rank > 0 ? extent[rank - 1] : 0; }
   JET_HD i64 numel() const {
     i64 n = rank > 0 ? 1 : 0;
     for (int i = 0; i < rank; ++i) {
@@ -59,7 +59,7 @@ struct View {
     v.extent[0] = count;
     return v;
   }
-  /// Columns [first, first + count) of a rank-2 view.
+  /// Columns [first, first + count) of a rank-2 view whose rows are dense.
   JET_HD View columns(i64 first, i64 count) const {
     View v = *this;
     v.data = static_cast<char*>(data) + first * size_of(dtype);

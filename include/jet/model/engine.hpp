@@ -21,7 +21,9 @@
 #include <jet/core/batch.hpp>
 #include <jet/core/context.hpp>
 #include <jet/core/error.hpp>
+#include <jet/core/rng.hpp>
 #include <jet/model/causal_lm.hpp>
+#include <jet/model/init.hpp>
 #include <jet/model/memory_plan.hpp>
 #include <jet/model/state_pool.hpp>
 #include <jet/model/taps.hpp>
@@ -29,6 +31,7 @@
 #include <jet/op/embedding.hpp>
 #include <jet/op/linear.hpp>
 #include <jet/op/sample.hpp>
+#include <jet/text/generate.hpp>
 
 JET_NAMESPACE_BEGIN
 
@@ -88,6 +91,9 @@ template <class Model, class B> class Engine {
   void fork(i64 from, i64 to);
   SavedState save(i64 slot);
   void load(i64 slot, SavedState const& state);
+  /// Gives a slot the state of a sequence of `length` tokens made of small random numbers, for benchmarks: caches
+  /// are filled, not computed.
+  void fill(i64 slot, i64 length, std::uint64_t seed = 0);
   /// Goes back to `length` tokens; throws by name for a state that cannot (recurrent, convolution, a window that
   /// has wrapped).
   void truncate(i64 slot, i64 length);
@@ -118,6 +124,11 @@ template <class Model, class B> class Engine {
   void set_decode_tokens(std::span<std::int32_t const> tokens);
   /// Marks an entry inactive from the next step on.
   void stop_decode(i64 entry);
+
+  /// Streams a continuation: for (std::int32_t id : lm.generate(prompt, {.max_new = 64})) ... (text/generate.hpp)
+  Generation<Engine> generate(std::vector<std::int32_t> prompt, GenerateOptions options = {}) {
+    return jet::generate(*this, std::move(prompt), std::move(options));
+  }
 
   /// The loop's positions in the backend's memory: what a test may read, and what a graph advances.
   std::span<std::int64_t const> decode_positions();

@@ -173,15 +173,18 @@ template <class Model> class StatePool {
     JET_CHECK(!paged(), "save: this pool is paged; saving needs page_size 0");
     SavedState saved{std::string(plan), position, {}};
     visit_rows(plan, [&](i64 l, char letter, std::string_view module, StateSpec const& row, Slot const& s) {
-      SavedRow out{l, letter, concat(module, ".", row.name.view()), s.dtype, {}, {}};
-      transfer_shape(row, s, position, out.shape);
-      i64 n = size_of(s.dtype);
-      for (i64 const e : out.shape) {
-        n *= e;
-      }
-      out.data.resize(static_cast<std::size_t>(n));
+      SavedRow out = blank_row(l, letter, module, row, s, position);
       transfer(backend, row, s, slot, position, out.data.data(), true);
       saved.rows.push_back(std::move(out));
+    });
+    return saved;
+  }
+
+  /// The logical form of a sequence of `position` tokens with all numbers zero: to be filled and loaded.
+  SavedState blank(std::string_view plan, i64 position) {
+    SavedState saved{std::string(plan), position, {}};
+    visit_rows(plan, [&](i64 l, char letter, std::string_view module, StateSpec const& row, Slot const& s) {
+      saved.rows.push_back(blank_row(l, letter, module, row, s, position));
     });
     return saved;
   }
@@ -341,6 +344,18 @@ template <class Model> class StatePool {
 
   template <class B> static void copy_unit(B const& backend, Slot const& s, i64 from, i64 to, i64 bytes) {
     backend.copy(s.row_bytes(to), s.row_bytes(from), bytes);
+  }
+
+  static SavedRow blank_row(i64 layer, char letter, std::string_view module, StateSpec const& row, Slot const& s,
+                            i64 position) {
+    SavedRow out{layer, letter, concat(module, ".", row.name.view()), s.dtype, {}, {}};
+    transfer_shape(row, s, position, out.shape);
+    i64 n = size_of(s.dtype);
+    for (i64 const e : out.shape) {
+      n *= e;
+    }
+    out.data.resize(static_cast<std::size_t>(n));
+    return out;
   }
 
   static void transfer_shape(StateSpec const& row, Slot const& s, i64 position, std::vector<i64>& shape) {

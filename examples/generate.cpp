@@ -1,0 +1,146 @@
+// Loads a Hugging Face checkpoint and answers a prompt, streaming.
+//   generate MODEL_DIR --prompt "Once upon a time"
+//   generate MODEL_DIR --chat "What is gravity?"
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include <jet/io/hf_checkpoint.hpp>
+#include <jet/io/tokenizer.hpp>
+#include <jet/jet.hpp>
+#include <jet/text/progress.hpp>
+#include <jet/text/stop.hpp>
+
+namespace {
+
+struct Options {
+  std::filesystem::path model;
+  std::string prompt, chat;
+  std::string system = "You are a helpful AI assistant.";
+  std::string precision = "bf16-weights";
+  std::vector<std::string> stop_strings;
+  jet::i64 max_len = 2048;
+  jet::GenerateOptions generate{};
+  jet::BackendOptions backend{};
+  bool ids = false;
+};
+
+/// Ends of text that the tokenizer knows.
+std::vector<std::int32_t> stop_tokens(jet::Tokenizer const& tokenizer) {
+  std::vector<std::int32_t> ids;
+  for (char const* name : {"<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>"}) {
+    if (auto const id = tokenizer.token_to_id(name)) {
+      ids.push_back(*id);
+    }
+  }
+  return ids;
+}
+
+template <class Model, class B>
+void run(Options options) {
+  auto const start = std::chrono::steady_clock::now();
+  auto const tokenizer = jet::Tokenizer::from_file(options.model);
+  auto lm = jet::load<Model, B>(options.model, {.max_len = options.max_len, .backend = options.backend});
+  double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  std::fprintf(stderr, "loaded in %.2f s, kernels %s, %d threads\n", seconds,
+               std::string(jet::cpu::name_of(lm.backend().isa())).c_str(), lm.backend().threads());
+
+  std::string text = options.prompt;
+  if (!options.chat.empty()) {  // ChatML, as SmolLM2 and Qwen were tuned with
+    text = "<|im_start|>system\n" + options.system + "<|im_end|>\n<|im_start|>user\n" + options.chat +
+           "<|im_end|>\n<|im_start|>assistant\n";
+  }
+  std::vector<std::int32_t> const prompt = tokenizer.encode(text);
+  options.generate.stop_tokens = stop_tokens(tokenizer);
+  jet::ProgressBar bar("prefill", "tok", static_cast<jet::i64>(prompt.size()), prompt.size() > 1024);
+  options.generate.on_prefill = [&](jet::i64, jet::i64 done, jet::i64) { bar.set(done); };
+
+  jet::StopMatcher stop({}, options.stop_strings);
+  jet::StreamDecoder decoder(tokenizer, true);
+  auto generation = lm.generate(prompt, options.generate);
+  for (std::int32_t const id : generation) {
+    if (options.ids) {
+      std::printf("%d ", id);
+    } else {
+      std::printf("%s", stop.push(decoder.push(id)).c_str());
+    }
+    std::fflush(stdout);
+    if (stop.stopped()) {
+      generation.stop(0);
+    }
+  }
+  std::printf("%s\n", options.ids || stop.stopped() ? "" : (stop.push(decoder.flush()) + stop.flush()).c_str());
+
+  auto const& stats = generation.stats();
+  std::fprintf(stderr, "\nprefill %lld tokens, %.1f tok/s; decode %lld tokens, %.1f tok/s (%s)\n",
+               static_cast<long long>(stats.prefill_tokens), stats.prefill_rate(),
+               static_cast<long long>(stats.decode_tokens), stats.decode_rate(),
+               std::string(jet::name_of(generation.finish(0))).c_str());
+  std::fprintf(stderr, "%s", lm.memory_plan().table().c_str());
+}
+
+/// Runs the first of the types that the checkpoint's config.json agrees with.
+template <class... Models>
+void dispatch(Options const& options) {
+  auto const file = options.model / "config.json";
+  auto const description = jet::read_config(jet::load_json(file), file.string());
+  bool found = false;
+  std::string differences;
+  auto const attempt = [&]<class Model>() {
+    if (found) {
+      return;
+    }
+    auto const lines = jet::compare<Model>(description);
+    if (!lines.empty()) {
+      differences += jet::concat("\n  ", lines.front(), lines.size() > 1 ? " ..." : "");
+      return;
+    }
+    found = true;
+    if (options.precision == "bf16-weights") {
+      run<Model, jet::Cpu<jet::precision::bf16_weights>>(options);
+    } else {
+      run<Model, jet::Cpu<jet::precision::bf16>>(options);
+    }
+  };
+  (attempt.template operator()<Models>(), ...);
+  JET_CHECK(found, file.string(), ": no model type of this program agrees with it; the first difference of each:", differences);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  CLI::App app("Generates text with a Hugging Face checkpoint on the CPU.");
+  app.add_option("model", options.model, "directory with config.json, safetensors and tokenizer files")->required();
+  auto* const prompt = app.add_option("--prompt", options.prompt, "text to continue");
+  app.add_option("--chat", options.chat, "a question for a chat model (ChatML)")->excludes(prompt);
+  app.add_option("--system", options.system, "system message with --chat");
+  app.add_option("--max-new", options.generate.max_new, "tokens to generate at most")->capture_default_str();
+  app.add_option("--max-len", options.max_len, "tokens of context")->capture_default_str();
+  app.add_option("--temperature", options.generate.temperature, "0: greedy")->capture_default_str();
+  app.add_option("--top-k", options.generate.top_k, "0: off")->capture_default_str();
+  app.add_option("--top-p", options.generate.top_p, "1: off")->capture_default_str();
+  app.add_option("--min-p", options.generate.min_p, "0: off")->capture_default_str();
+  app.add_option("--repetition-penalty", options.generate.repetition_penalty, "1: off")->capture_default_str();
+  app.add_option("--seed", options.generate.seed, "of sampling")->capture_default_str();
+  app.add_option("--stop", options.stop_strings, "stop string, repeatable");
+  app.add_option("--precision", options.precision, "of activations: bf16-weights (float) or bf16")
+      ->check(CLI::IsMember({"bf16-weights", "bf16"}))
+      ->capture_default_str();
+  app.add_option("--threads", options.backend.threads, "0: all")->capture_default_str();
+  app.add_option("--isa", options.backend.isa, "generic, avx2, avx512, avx512_bf16; empty: the best");
+  app.add_flag("--ids", options.ids, "print token ids");
+  CLI11_PARSE(app, argc, argv);
+  try {
+    JET_CHECK(!options.prompt.empty() || !options.chat.empty(), "give --prompt or --chat");
+    dispatch<jet::SmolLM2_135M, jet::SmolLM2_360M, jet::Qwen2_5_0_5B, jet::Qwen2_5_1_5B, jet::Qwen3_0_6B,
+             jet::Llama3_2_1B, jet::JetNemotron2B>(options);
+  } catch (std::exception const& e) {
+    std::fprintf(stderr, "%s\n", e.what());
+    return 1;
+  }
+}
