@@ -2,40 +2,11 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
-#include <cstdlib>
-#include <new>
 
 #include "small.hpp"
 
-namespace {
-std::atomic<long> allocations{0};
-}
-
-// Counts every allocation of this program.
-void* operator new(std::size_t n) {
-  ++allocations;
-  if (void* p = std::malloc(n)) {
-    return p;
-  }
-  throw std::bad_alloc();
-}
-void* operator new(std::size_t n, std::align_val_t a, std::nothrow_t const&) noexcept {
-  ++allocations;
-  auto const align = static_cast<std::size_t>(a);
-  return std::aligned_alloc(align, (n + align - 1) / align * align);
-}
-void operator delete(void* p) noexcept {
-  std::free(p);
-}
-void operator delete(void* p, std::size_t) noexcept {
-  std::free(p);
-}
-void operator delete(void* p, std::align_val_t) noexcept {
-  std::free(p);
-}
-void operator delete(void* p, std::size_t, std::align_val_t) noexcept {
-  std::free(p);
-}
+/// Allocations of this program so far (count_allocations.cpp).
+extern std::atomic<long> allocations;
 
 using contract::make_weights;
 using contract::Small;

@@ -1,0 +1,16 @@
+# PCRE2's 8-bit library as PCRE2::8BIT, the name that PCRE2's own package uses.
+find_package(PCRE2 QUIET CONFIG COMPONENTS 8BIT)
+if(TARGET PCRE2::8BIT)
+  set(PCRE2_FOUND TRUE)
+  return()
+endif()
+find_path(PCRE2_INCLUDE_DIR NAMES pcre2.h)
+find_library(PCRE2_8BIT_LIBRARY NAMES pcre2-8 pcre2-8-static)
+mark_as_advanced(PCRE2_INCLUDE_DIR PCRE2_8BIT_LIBRARY)
+include(FindPackageHandleStandardArgs)
+find_package_handle_standard_args(PCRE2 REQUIRED_VARS PCRE2_8BIT_LIBRARY PCRE2_INCLUDE_DIR)
+if(PCRE2_FOUND AND NOT TARGET PCRE2::8BIT)
+  add_library(PCRE2::8BIT UNKNOWN IMPORTED)
+  set_target_properties(PCRE2::8BIT PROPERTIES
+    IMPORTED_LOCATION "${PCRE2_8BIT_LIBRARY}" INTERFACE_INCLUDE_DIRECTORIES "${PCRE2_INCLUDE_DIR}")
+endif()
