@@ -1,5 +1,5 @@
-// Counts parameters and cache of every model of the library. Everything printed here is a constant expression: no weights are
-// loaded, nothing is allocated.
+// Counts parameters and cache of every model of the library. Everything printed here is a constant expression: no
+// weights are loaded, nothing is allocated.
 #include <cstdio>
 
 #include <jet/model/jet_nemotron.hpp>
@@ -11,13 +11,12 @@ namespace {
 // fp32 recurrent state, everything else bf16
 constexpr jet::Precision policy{.weights = jet::DType::bf16, .act = jet::DType::bf16};
 
-template <class Model>
-void row(char const* name) {
+template <class Model> void row(char const* name) {
   constexpr jet::i64 params = Model::num_params();
   constexpr jet::i64 at_64k = Model::template state_bytes<policy>(1, 65536);
   std::printf("%-16s %15lld %8.3f GiB %12.2f MiB   %s\n", name, static_cast<long long>(params),
-              static_cast<double>(2 * params) / (1024.0 * 1024 * 1024), static_cast<double>(at_64k) / (1024.0 * 1024),
-              Model::plan().data());
+              static_cast<double>(2 * params) / (1024.0 * 1024 * 1024),
+              static_cast<double>(at_64k) / (1024.0 * 1024), Model::plan().data());
 }
 
 }  // namespace

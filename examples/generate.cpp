@@ -40,8 +40,7 @@ std::vector<std::int32_t> stop_tokens(jet::Tokenizer const& tokenizer) {
   return ids;
 }
 
-template <class Model, class B>
-void run(Options options) {
+template <class Model, class B> void run(Options options) {
   auto const start = std::chrono::steady_clock::now();
   auto const tokenizer = jet::Tokenizer::from_file(options.model);
   auto lm = jet::load<Model, B>(options.model, {.max_len = options.max_len, .backend = options.backend});
@@ -56,8 +55,10 @@ void run(Options options) {
   }
   std::vector<std::int32_t> const prompt = tokenizer.encode(text);
   options.generate.stop_tokens = stop_tokens(tokenizer);
-  jet::ProgressBar bar("prefill", "tok", static_cast<jet::i64>(prompt.size()), prompt.size() > 1024);
-  options.generate.on_prefill = [&](jet::i64, jet::i64 done, jet::i64) { bar.set(done); };
+  jet::ProgressBar bar("prefill", static_cast<jet::i64>(prompt.size()), "tok", prompt.size() > 1024);
+  options.generate.on_prefill = [&](jet::i64, jet::i64 done, jet::i64 all) {
+    done == all ? bar.clear() : bar.set(done);
+  };
 
   jet::StopMatcher stop({}, options.stop_strings);
   jet::StreamDecoder decoder(tokenizer, true);
@@ -84,8 +85,7 @@ void run(Options options) {
 }
 
 /// Runs the first of the types that the checkpoint's config.json agrees with.
-template <class... Models>
-void dispatch(Options const& options) {
+template <class... Models> void dispatch(Options const& options) {
   auto const file = options.model / "config.json";
   auto const description = jet::read_config(jet::load_json(file), file.string());
   bool found = false;
@@ -107,7 +107,8 @@ void dispatch(Options const& options) {
     }
   };
   (attempt.template operator()<Models>(), ...);
-  JET_CHECK(found, file.string(), ": no model type of this program agrees with it; the first difference of each:", differences);
+  JET_CHECK(found, file.string(),
+            ": no model type of this program agrees with it; the first difference of each:", differences);
 }
 
 }  // namespace

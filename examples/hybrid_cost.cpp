@@ -1,5 +1,6 @@
-// What replacing attention buys: SmolLM2-135M beside the same stack with all layers but 10 and 20 replaced by JetBlock, at growing
-// contexts. Weights are random and caches are filled, not prefilled: only sizes and speeds mean something here, text would not.
+// What replacing attention buys: SmolLM2-135M beside the same stack with all layers but 10 and 20 replaced by
+// JetBlock, at growing contexts. Weights are random and caches are filled, not prefilled: only sizes and speeds
+// mean something here, text would not.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -23,8 +24,7 @@ struct Result {
   double tokens_per_s = 0;
 };
 
-template <class Model>
-std::vector<Result> measure(std::vector<jet::i64> const& contexts, int steps) {
+template <class Model> std::vector<Result> measure(std::vector<jet::i64> const& contexts, int steps) {
   auto weights = std::make_shared<jet::Weights<Model>>();
   weights->allocate(B{});
   jet::initialise(*weights, 1);
@@ -60,13 +60,16 @@ std::string bar(double value, double most) {
 int main(int argc, char** argv) {
   // --quick: short contexts, as a test
   bool const quick = argc > 1 && std::string(argv[1]) == "--quick";
-  std::vector<jet::i64> const contexts = quick ? std::vector<jet::i64>{64, 128} : std::vector<jet::i64>{1024, 4096, 8192, 32768};
+  std::vector<jet::i64> const contexts =
+      quick ? std::vector<jet::i64>{64, 128} : std::vector<jet::i64>{1024, 4096, 8192, 32768};
   int const steps = quick ? 2 : 24;
   auto const original = measure<jet::SmolLM2_135M>(contexts, steps);
   auto const hybrid = measure<Hybrid>(contexts, steps);
 
   std::printf("\nSmolLM2-135M (all attention) and the hybrid %s\n", Hybrid::plan().data());
-  std::printf("(random weights, caches filled with random numbers: sizes and speed are real, its text would mean nothing)\n\n");
+  std::printf(
+      "(random weights, caches filled with random numbers: sizes and speed are real, its text would mean "
+      "nothing)\n\n");
   std::printf("%8s | %12s %12s %7s | %12s %12s %7s\n", "context", "cache MiB", "hybrid MiB", "ratio", "tokens/s",
               "hybrid", "ratio");
   double most = 0;

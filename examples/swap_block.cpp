@@ -13,9 +13,10 @@ namespace {
 inline constexpr jet::AttentionConfig attention{.d_model = 128, .heads = 4, .kv_heads = 2, .head = 32};
 inline constexpr jet::JetBlockConfig jet_block{.d_model = 128, .heads = 2, .head_k = 32, .head_v = 64};
 
-struct Small : jet::CausalLM<jet::LmConfig{.vocab = 1000, .d_model = 128, .mlp = 352}, "JJAJSJ",
-                             jet::Bind<'J', jet::JetBlock<jet_block>>, jet::Bind<'A', jet::FullAttention<attention>>,
-                             jet::Bind<'S', jet::SlidingWindow<attention, 64>>> {};
+struct Small
+    : jet::CausalLM<jet::LmConfig{.vocab = 1000, .d_model = 128, .mlp = 352}, "JJAJSJ",
+                    jet::Bind<'J', jet::JetBlock<jet_block>>, jet::Bind<'A', jet::FullAttention<attention>>,
+                    jet::Bind<'S', jet::SlidingWindow<attention, 64>>> {};
 
 // Swap a block everywhere: the same plan, another JetBlock.
 inline constexpr jet::JetBlockConfig wide{.d_model = 128, .heads = 4, .head_k = 32, .head_v = 64};
@@ -24,8 +25,7 @@ struct Wide : Small::rebind<jet::Bind<'J', jet::JetBlock<wide>>> {};
 // Change one layer.
 struct MoreAttention : Small::replan<"JAAJSJ"> {};
 
-template <class Model>
-void report(char const* name) {
+template <class Model> void report(char const* name) {
   using B = jet::Cpu<jet::precision::f32>;
   auto weights = std::make_shared<jet::Weights<Model>>();
   weights->allocate(B{});
@@ -47,8 +47,8 @@ int main() {
   report<Wide>("Wide");
   report<MoreAttention>("MoreAttention");
 
-  // A plan at run time: a store that holds two letters in every layer runs any mixture of them, with the same kernels and without
-  // allocation. This is what a search over placements does.
+  // A plan at run time: a store that holds two letters in every layer runs any mixture of them, with the same
+  // kernels and without allocation. This is what a search over placements does.
   using B = jet::Cpu<jet::precision::f32>;
   auto store = std::make_shared<jet::Weights<Small>>(std::vector<std::string>(Small::layers, "JA"));
   store->allocate(B{});

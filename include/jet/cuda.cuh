@@ -1,5 +1,5 @@
 /// \file
-/// Everything of the CUDA backend: include it from a .cu file.
+/// Blocks, models, the engine and the CUDA backend with its kernels: include it from a .cu file. Never needs Eigen.
 #pragma once
 
 #if !defined(__CUDACC__)
@@ -7,6 +7,12 @@
     "jet: <jet/cuda.cuh> needs nvcc: include it from a .cu file; a host translation unit includes <jet/cuda_fwd.hpp>"
 #else
 
+#include <jet/block/full_attention.hpp>
+#include <jet/block/jet_block.hpp>
+#include <jet/block/rms_norm.hpp>
+#include <jet/block/sliding_window.hpp>
+#include <jet/block/swiglu_mlp.hpp>
+#include <jet/concepts.hpp>
 #include <jet/cuda/arch.cuh>
 #include <jet/cuda/backend.cuh>
 #include <jet/cuda/buffer.cuh>
@@ -14,5 +20,11 @@
 #include <jet/cuda/launch.cuh>
 #include <jet/cuda/norm.cuh>
 #include <jet/cuda/reduce.cuh>
+#include <jet/model/causal_lm.hpp>
+#include <jet/model/engine.hpp>
+#include <jet/model/init.hpp>
+#include <jet/model/jet_nemotron.hpp>
+#include <jet/model/llama.hpp>
+#include <jet/model/qwen.hpp>
 
 #endif

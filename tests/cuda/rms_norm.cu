@@ -1,24 +1,19 @@
 // RMSNorm on the device against a loop on the host. Exit status: 0 right, 1 wrong, 77 no device.
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <string>
 #include <vector>
 
+#include <jet/concepts.hpp>
 #include <jet/cuda.cuh>
+
+#include "check.hpp"
 
 namespace {
 
 using jet::i64;
-
-int failures = 0;
-
-void expect(bool right, std::string const& what) {
-  if (!right) {
-    std::printf("FAILED: %s\n", what.c_str());
-    ++failures;
-  }
-}
 
 // Small repeatable values in (-1, 1).
 float value_at(i64 i) {
@@ -30,6 +25,8 @@ float value_at(i64 i) {
 }
 
 using Backend = jet::Cuda<jet::precision::bf16>;
+static_assert(jet::Backend<Backend>);
+static_assert(jet::KernelFor<jet::op::RmsNorm, Backend, jet::Slot const&, jet::View const&, jet::View const&>);
 
 template <class X, class W, class Y>
 void compare(Backend& backend, i64 rows, i64 width, i64 x_stride, i64 y_stride, bool in_place) {
@@ -126,6 +123,15 @@ void far_rows(Backend& backend) {
          jet::concat("rows 4 GiB apart: the second is ", result[static_cast<std::size_t>(width)], ", expected 1"));
 }
 
+// A planning pass has no memory: the kernel must not be reached.
+void planning_runs_nothing(Backend& backend) {
+  jet::ScratchStack counting = jet::ScratchStack::counting();
+  jet::Context<Backend> context(backend, {}, counting);
+  jet::View const nowhere(counting.take(64), jet::DType::f32, jet::Shape{2, 8});
+  context.run(jet::op::RmsNorm{}, jet::Slot(nullptr, jet::DType::f32, jet::Shape{8}), nowhere, nowhere);
+  backend.sync();
+}
+
 template <class Body> void expect_error(char const* words, Body const& body) {
   try {
     body();
@@ -141,23 +147,31 @@ template <class Body> void expect_error(char const* words, Body const& body) {
 int main() {
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    std::printf("no CUDA device: not run\n");
-    return 77;
+    return no_device();
   }
   try {
     cudaStream_t stream = nullptr;
     jet::cuda_check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
     {
       Backend backend(jet::BackendOptions{.stream = stream});
-      for (i64 width : {1, 7, 31, 32, 96, 128, 129, 1536, 4099, 8960, 100003}) {
-        compare<jet::bf16, jet::bf16, jet::bf16>(backend, 3, width, width, width, false);
-        compare<float, jet::bf16, jet::bf16>(backend, 3, width, width + 5, width + 3, false);
-        compare<float, float, float>(backend, 3, width, width + 1, width, false);
-        compare<jet::bf16, float, float>(backend, 2, width, width, width + 9, false);
-        compare<float, float, float>(backend, 2, width, width, width, true);
+      for (i64 const rows : {0, 1, 3, 65}) {
+        for (i64 const width : {1, 7, 48, 576, 1536, 4097}) {
+          compare<float, float, float>(backend, rows, width, width, width, false);
+          compare<float, float, float>(backend, rows, width, width + 1, width + 2, false);
+          compare<float, float, float>(backend, rows, width, width, width, true);
+          compare<jet::bf16, float, jet::bf16>(backend, rows, width, width, width, false);
+          compare<jet::bf16, float, jet::bf16>(backend, rows, width, width + 3, width + 9, false);
+          compare<jet::bf16, float, float>(backend, rows, width, width, width + 5, false);
+          compare<float, float, jet::bf16>(backend, rows, width, width, width, false);
+        }
+      }
+      for (i64 const width : {31, 32, 128, 129, 8960, 100003}) {
+        compare<float, jet::bf16, float>(backend, 2, width, width, width, false);
+        compare<jet::bf16, jet::bf16, jet::bf16>(backend, 2, width, width, width, false);
       }
       compare<jet::bf16, jet::bf16, jet::bf16>(backend, 70000, 8, 8, 8, false);
       compare<float, float, float>(backend, 0, 16, 16, 16, false);
+      planning_runs_nothing(backend);
       far_rows(backend);
 
       float* const none = nullptr;
@@ -173,6 +187,14 @@ int main() {
         jet::View const half(none, jet::DType::f16, jet::Shape{2, 4});
         jet::cuda::kernel::rms_norm(stream, 1e-6f, jet::Slot(none, jet::DType::f32, jet::Shape{4}), half, x);
       });
+      jet::DeviceBuffer filled = backend.allocate(8);
+      std::uint64_t word = 0;
+      filled.poison();
+      backend.copy_to_host(&word, filled.data(), 8);
+      expect(word == ~std::uint64_t{0}, "poison fills with 0xff");
+      filled.zero();
+      backend.copy_to_host(&word, filled.data(), 8);
+      expect(word == 0, "zero fills with 0");
       expect_error("out of device memory", [&] { (void)backend.allocate(i64{1} << 50); });
       expect_error("option device is 1000", [] { Backend(jet::BackendOptions{.device = 1000}); });
       Backend with_own_stream;
@@ -186,6 +208,5 @@ int main() {
   } catch (jet::Error const& error) {
     expect(false, error.what());
   }
-  std::printf(failures == 0 ? "ok\n" : "%d failures\n", failures);
-  return failures == 0 ? 0 : 1;
+  return report();
 }

@@ -135,7 +135,7 @@ case $check in
     # Outside nvcc the CUDA umbrella says what to do, in one error.
     if [[ -f include/jet/cuda.cuh ]]; then
       message=$(echo '#include <jet/cuda.cuh>' | "$check" -std=c++20 -Iinclude -fsyntax-only -x c++ - 2>&1)
-      if [[ $(grep -c 'error' <<<"$message") == 1 && $message == *'nvcc'* ]]; then
+      if [[ $(grep -c ': error: ' <<<"$message") == 1 && $message == *'nvcc'* ]]; then
         pass
       else
         failure "<jet/cuda.cuh> outside nvcc must be one error that names nvcc, and is: $(head -n 5 <<<"$message")"

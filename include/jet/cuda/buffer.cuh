@@ -50,8 +50,20 @@ class DeviceBuffer {
 
   std::byte* data() const { return data_; }
   i64 bytes() const { return bytes_; }
+  /// Fills with bytes that read as NaN in every floating dtype (0xff...). Waits for the whole device, before and
+  /// after: no stream sees it half done.
+  void poison() { fill(0xff); }
+  void zero() { fill(0); }
 
  private:
+  void fill(int byte) {
+    if (bytes_ > 0) {
+      cuda_check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+      cuda_check(cudaMemset(data_, byte, static_cast<std::size_t>(bytes_)),
+                 concat("cudaMemset of ", bytes_, " bytes"));
+      cuda_check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    }
+  }
   void release() noexcept {
     if (data_ != nullptr) {
       (void)cudaFree(data_);  // at exit the context may be gone: not an error

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <cstddef>
 #include <cstdio>
 #include <filesystem>
@@ -41,11 +42,27 @@ inline void sync_directory(std::filesystem::path const& directory) {
   JET_CHECK(error == 0 || error == EINVAL, directory.string(), ": cannot sync directory: ", errno_text(error));
 }
 
+/// Removes temporaries in a directory that belong to processes which no longer exist: what a killed save leaves.
+inline void remove_stale_temporaries(std::filesystem::path const& directory) {
+  std::error_code error;
+  for (auto const& entry : std::filesystem::directory_iterator(directory, error)) {
+    std::string const name = entry.path().filename().string();
+    long process = 0;
+    int end = 0;
+    if (std::sscanf(name.c_str(), ".jet-%ld-%*d.tmp%n", &process, &end) == 1 &&
+        end == static_cast<int>(name.size()) && process > 0 && ::kill(static_cast<pid_t>(process), 0) != 0 &&
+        errno == ESRCH) {
+      std::filesystem::remove(entry.path(), error);
+    }
+  }
+}
+
 }  // namespace detail
 
 /// Writes a file under a hidden temporary name in the target's directory; `commit` renames it over the target.
 /// Until then a file of that name is untouched. Without `commit` the temporary is removed by the destructor. A
-/// process that is killed leaves at most a temporary `.jet-<process>-<number>.tmp`.
+/// process that is killed leaves at most a temporary `.jet-<process>-<number>.tmp`, which the next AtomicFile in
+/// that directory removes.
 class AtomicFile {
  public:
   /// Creates the temporary. Throws jet::Error when the target is a directory or the file cannot be created.
@@ -53,6 +70,7 @@ class AtomicFile {
     std::error_code ignored;
     JET_CHECK(target_.has_filename() && !std::filesystem::is_directory(target_, ignored), target_.string(),
               ": expected the name of a file, found a directory");
+    detail::remove_stale_temporaries(detail::directory_of(target_));
     static std::atomic<i64> counter{0};
     do {
       temporary_ =

@@ -192,8 +192,8 @@ template <Mixer M, Backend B> class BlockHarness {
       }
     });
     pool_.allocate(backend_);
-    pool_.visit_rows("M", [&](i64, char, std::string_view, StateSpec const& row, Slot const& s) {
-      for (i64 unit = 0; row.role == Role::kv && unit < s.extent[0]; ++unit) {
+    visit_kv([&](StateSpec const& row, Slot const& s) {
+      for (i64 unit = 0; unit < s.extent[0]; ++unit) {
         poison(backend_, s.row_bytes(unit), unit_bytes(row, s));
       }
     });
@@ -290,8 +290,14 @@ template <Mixer M, Backend B> class BlockHarness {
   // ---- state
 
   i64 length(i64 slot) const { return length_.at(static_cast<std::size_t>(slot)); }
+  /// Keys and values are poisoned again (those in pages, which belong to no slot, stay).
   void reset(i64 slot) {
     pool_.reset(backend_, slot);
+    visit_kv([&](StateSpec const& row, Slot const& s) {
+      if (!(pool_.paged() && row.window == 0)) {
+        poison(backend_, s.row_bytes(slot), unit_bytes(row, s));
+      }
+    });
     length_[static_cast<std::size_t>(slot)] = 0;
   }
   void fork(i64 from, i64 to) {
@@ -327,6 +333,13 @@ template <Mixer M, Backend B> class BlockHarness {
   StatePool<model>& pool() { return pool_; }
 
  private:
+  template <class F> void visit_kv(F const& f) {
+    pool_.visit_rows("M", [&](i64, char, std::string_view, StateSpec const& row, Slot const& s) {
+      if (row.role == Role::kv) {
+        f(row, s);
+      }
+    });
+  }
   static i64 unit_bytes(StateSpec const& row, Slot const& s) {
     return (row.per_token ? s.extent[1] * s.stride[1] : row.shape.numel()) * size_of(s.dtype);
   }

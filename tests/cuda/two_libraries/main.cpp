@@ -1,23 +1,16 @@
 // Two shared libraries, built for sm_80 alone and for sm_90a alone, in one program. Neither holds PTX, so on any
 // device at most one of them has kernels: were a launcher or the architecture list of one library used by the
-// other, the wrong one would run, or refuse with the wrong list. Usage: two_libraries names      needs no device
+// other, the wrong one would run, or refuse with the wrong list.
+// Usage: two_libraries names      needs no device
 //        two_libraries kernels    exit status 77 without a device
 #include <cstdio>
 #include <cstring>
 #include <string>
 
+#include "../check.hpp"
 #include "library.hpp"
 
 namespace {
-
-int failures = 0;
-
-void expect(bool right, std::string const& what) {
-  if (!right) {
-    std::printf("FAILED: %s\n", what.c_str());
-    ++failures;
-  }
-}
 
 void expect_architectures(Library const& library, std::string const& want) {
   expect(library.architectures() == want, "a library built for " + want + " says " + library.architectures());
@@ -44,14 +37,12 @@ int main(int argc, char** argv) {
   if (kernels) {
     int const device = newer.device();
     if (device == 0) {
-      std::printf("no CUDA device: not run\n");
-      return failures == 0 ? 77 : 1;
+      return no_device();
     }
     for (int round = 0; round < 2; ++round) {
       expect_run(older, device / 10 == 8, "sm_80", device);
       expect_run(newer, device == 90, "sm_90", device);
     }
   }
-  std::printf(failures == 0 ? "ok\n" : "%d failures\n", failures);
-  return failures == 0 ? 0 : 1;
+  return report();
 }

@@ -6,3 +6,6 @@
 #include <jet/core/error.hpp>
 #include <jet/core/state.hpp>
 #endif
+#if defined(CONSUMER_USES_TOKENIZER)
+#include <jet/io/tokenizer.hpp>
+#endif

@@ -114,7 +114,8 @@ TEST_CASE("params: what is well formed") {
   using jet::detail::well_formed;
   CHECK(well_formed(std::array<ParamSpec, 0>{}));
   CHECK(well_formed(std::array{row("a", {1}), row("b", {1, 2, 3, 4})}));
-  CHECK(well_formed(std::array{jet::absent, row("b", {1}), jet::absent}));
+  CHECK(well_formed(std::array<jet::ParamSpec, 3>{jet::absent, row("b", {1}), jet::absent}));
+  CHECK_FALSE(well_formed(std::array<jet::ParamSpec, 2>{row("b", {1}), jet::ParamSpec{}}));  // a forgotten row
   CHECK_FALSE(well_formed(std::array{row("a", {1}), row("a", {2})}));      // the name twice
   CHECK_FALSE(well_formed(std::array{row("a", {1}), row("b", Shape{})}));  // no shape
   CHECK_FALSE(well_formed(std::array{row("a", {1}), row("b", {3, 0})}));   // an empty axis
