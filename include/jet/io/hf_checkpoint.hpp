@@ -85,21 +85,24 @@ inline Loss convert(DType from_type, std::byte const* from, DType to_type, std::
   return with_floating(from_type, [&]<class From>() {
     return with_floating(to_type, [&]<class To>() {
       using Wide = std::conditional_t<std::is_same_v<From, double> || std::is_same_v<To, double>, double, float>;
-      bool rounded = false;
-      bool overflowed = false;
+      constexpr bool is_exact = std::is_same_v<From, To> || sizeof(From) < sizeof(To);
+      unsigned rounded = 0;
+      unsigned overflowed = 0;
       for (i64 i = 0; i < n; ++i) {
         From in;
         std::memcpy(&in, from + i * static_cast<i64>(sizeof in), sizeof in);
         auto const value = static_cast<Wide>(in);
         auto const out = static_cast<To>(value);
-        auto const back = static_cast<Wide>(out);
-        rounded = rounded || (back != value && !std::isnan(value));
-        overflowed = overflowed || (std::isfinite(value) && !std::isfinite(back));
+        if constexpr (!is_exact) {
+          auto const back = static_cast<Wide>(out);
+          rounded |= static_cast<unsigned>(back != value) & static_cast<unsigned>(value == value);
+          overflowed |= static_cast<unsigned>(std::isfinite(value)) & static_cast<unsigned>(!std::isfinite(back));
+        }
         if (to != nullptr) {
           std::memcpy(to + i * static_cast<i64>(sizeof out), &out, sizeof out);
         }
       }
-      return overflowed ? Loss::overflow : rounded ? Loss::rounding : Loss::none;
+      return overflowed != 0 ? Loss::overflow : rounded != 0 ? Loss::rounding : Loss::none;
     });
   });
 }
