@@ -13,6 +13,9 @@ endif()
 set(jet_warnings "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wconversion;-Werror>"
   "$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>")
 
+find_path(JET_CLI11 CLI/CLI.hpp)
+mark_as_advanced(JET_CLI11)
+
 # Sources that include a header which needs a package that is not there are left out, and named.
 function(jet_available_sources result)
   set(sources "")
@@ -20,6 +23,11 @@ function(jet_available_sources result)
     file(STRINGS "${source}" optional REGEX "^ *# *include *<(jet/.*tokenizer|pcre2|utf8proc)")
     if(optional AND NOT TARGET jet_tokenizer)
       message(STATUS "jet: not built without JET_TOKENIZER: ${source}")
+      continue()
+    endif()
+    file(STRINGS "${source}" optional REGEX "^ *# *include *<CLI/")
+    if(optional AND NOT JET_CLI11)
+      message(STATUS "jet: not built without CLI11: ${source}")
     else()
       list(APPEND sources "${source}")
     endif()

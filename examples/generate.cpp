@@ -1,9 +1,11 @@
 // Loads a Hugging Face checkpoint and answers a prompt, streaming.
 //   generate MODEL_DIR --prompt "Once upon a time"
 //   generate MODEL_DIR --chat "What is gravity?"
+//   generate MODEL_DIR --prompt-ids 1,2,3 --ids          (token ids in and out: no tokenizer)
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +17,8 @@
 #include <jet/text/progress.hpp>
 #include <jet/text/stop.hpp>
 
+#include "tiny_model.hpp"
+
 namespace {
 
 struct Options {
@@ -23,6 +27,7 @@ struct Options {
   std::string system = "You are a helpful AI assistant.";
   std::string precision = "bf16-weights";
   std::vector<std::string> stop_strings;
+  std::vector<std::int32_t> prompt_ids;
   jet::i64 max_len = 2048;
   jet::GenerateOptions generate{};
   jet::BackendOptions backend{};
@@ -42,7 +47,10 @@ std::vector<std::int32_t> stop_tokens(jet::Tokenizer const& tokenizer) {
 
 template <class Model, class B> void run(Options options) {
   auto const start = std::chrono::steady_clock::now();
-  auto const tokenizer = jet::Tokenizer::from_file(options.model);
+  std::optional<jet::Tokenizer> tokenizer;
+  if (options.prompt_ids.empty() || !options.ids) {
+    tokenizer = jet::Tokenizer::from_file(options.model);
+  }
   auto lm = jet::load<Model, B>(options.model, {.max_len = options.max_len, .backend = options.backend});
   double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   std::fprintf(stderr, "loaded in %.2f s, kernels %s, %d threads\n", seconds,
@@ -53,28 +61,34 @@ template <class Model, class B> void run(Options options) {
     text = "<|im_start|>system\n" + options.system + "<|im_end|>\n<|im_start|>user\n" + options.chat +
            "<|im_end|>\n<|im_start|>assistant\n";
   }
-  std::vector<std::int32_t> const prompt = tokenizer.encode(text);
-  options.generate.stop_tokens = stop_tokens(tokenizer);
+  std::vector<std::int32_t> const prompt =
+      options.prompt_ids.empty() ? tokenizer->encode(text) : options.prompt_ids;
+  if (tokenizer) {
+    options.generate.stop_tokens = stop_tokens(*tokenizer);
+  }
   jet::ProgressBar bar("prefill", static_cast<jet::i64>(prompt.size()), "tok", prompt.size() > 1024);
   options.generate.on_prefill = [&](jet::i64, jet::i64 done, jet::i64 all) {
     done == all ? bar.clear() : bar.set(done);
   };
 
   jet::StopMatcher stop({}, options.stop_strings);
-  jet::StreamDecoder decoder(tokenizer, true);
+  std::optional<jet::StreamDecoder> decoder;
+  if (tokenizer) {
+    decoder.emplace(*tokenizer, true);
+  }
   auto generation = lm.generate(prompt, options.generate);
   for (std::int32_t const id : generation) {
     if (options.ids) {
       std::printf("%d ", id);
     } else {
-      std::printf("%s", stop.push(decoder.push(id)).c_str());
+      std::printf("%s", stop.push(decoder->push(id)).c_str());
     }
     std::fflush(stdout);
     if (stop.stopped()) {
       generation.stop(0);
     }
   }
-  std::printf("%s\n", options.ids || stop.stopped() ? "" : (stop.push(decoder.flush()) + stop.flush()).c_str());
+  std::printf("%s\n", options.ids || stop.stopped() ? "" : (stop.push(decoder->flush()) + stop.flush()).c_str());
 
   auto const& stats = generation.stats();
   std::fprintf(stderr, "\nprefill %lld tokens, %.1f tok/s; decode %lld tokens, %.1f tok/s (%s)\n",
@@ -119,6 +133,7 @@ int main(int argc, char** argv) {
   app.add_option("model", options.model, "directory with config.json, safetensors and tokenizer files")->required();
   auto* const prompt = app.add_option("--prompt", options.prompt, "text to continue");
   app.add_option("--chat", options.chat, "a question for a chat model (ChatML)")->excludes(prompt);
+  app.add_option("--prompt-ids", options.prompt_ids, "token ids to continue, separated by commas")->delimiter(',');
   app.add_option("--system", options.system, "system message with --chat");
   app.add_option("--max-new", options.generate.max_new, "tokens to generate at most")->capture_default_str();
   app.add_option("--max-len", options.max_len, "tokens of context")->capture_default_str();
@@ -137,8 +152,9 @@ int main(int argc, char** argv) {
   app.add_flag("--ids", options.ids, "print token ids");
   CLI11_PARSE(app, argc, argv);
   try {
-    JET_CHECK(!options.prompt.empty() || !options.chat.empty(), "give --prompt or --chat");
-    dispatch<jet::SmolLM2_135M, jet::SmolLM2_360M, jet::Qwen2_5_0_5B, jet::Qwen2_5_1_5B, jet::Qwen3_0_6B,
+    JET_CHECK(!options.prompt.empty() || !options.chat.empty() || !options.prompt_ids.empty(),
+              "give --prompt, --chat or --prompt-ids");
+    dispatch<TinyJet, jet::SmolLM2_135M, jet::SmolLM2_360M, jet::Qwen2_5_0_5B, jet::Qwen2_5_1_5B, jet::Qwen3_0_6B,
              jet::Llama3_2_1B, jet::JetNemotron2B>(options);
   } catch (std::exception const& e) {
     std::fprintf(stderr, "%s\n", e.what());

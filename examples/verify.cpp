@@ -13,18 +13,12 @@
 #include <jet/io/hf_checkpoint.hpp>
 #include <jet/jet.hpp>
 
+#include "tiny_model.hpp"
+
 namespace {
 
 // Weights of any floating dtype are read into float: this is about the mathematics.
 using B = jet::Cpu<jet::precision::f32>;
-
-inline constexpr jet::AttentionConfig tiny_attention{
-    .d_model = 64, .heads = 4, .kv_heads = 2, .head = 16, .qkv_bias = true, .rope_theta = 1e6};
-inline constexpr jet::JetBlockConfig tiny_block{.d_model = 64, .heads = 2, .head_k = 24, .head_v = 64};
-struct TinyJet
-    : jet::CausalLM<jet::LmConfig{.vocab = 512, .d_model = 64, .mlp = 176}, "JASJSA",
-                    jet::Bind<'J', jet::JetBlock<tiny_block>>, jet::Bind<'A', jet::FullAttention<tiny_attention>>,
-                    jet::Bind<'S', jet::SlidingWindow<tiny_attention, 16>>> {};
 
 struct Arguments {
   std::string model, reference, prefix;

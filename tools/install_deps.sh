@@ -4,8 +4,8 @@
 # Usage: tools/install_deps.sh [--required]     --required: only what the library and its tests cannot do without
 set -eu
 
-required=(g++ cmake ninja-build libeigen3-dev doctest-dev nlohmann-json3-dev)
-optional=(libpcre2-dev libutf8proc-dev libbenchmark-dev clang)
+required=(g++ cmake ninja-build libeigen3-dev doctest-dev nlohmann-json3-dev libcli11-dev python3 python3-venv)
+optional=(libpcre2-dev libutf8proc-dev libbenchmark-dev clang git)
 
 packages=("${required[@]}")
 if [[ ${1:-} != --required ]]; then packages+=("${optional[@]}"); fi
@@ -16,6 +16,9 @@ there() {
     g++ | cmake) command -v "$1" >/dev/null ;;
     ninja-build) command -v ninja >/dev/null ;;
     clang) command -v clang++ >/dev/null ;;
+    git) command -v git >/dev/null ;;
+    python3) command -v python3 >/dev/null ;;
+    python3-venv) python3 -c 'import venv, ensurepip' 2>/dev/null ;;
     *) dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q '^install ok installed' ;;
   esac
 }

@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include <jet/cpu/rows.hpp>
 #include <jet/op/gated_scan.hpp>
@@ -24,6 +25,10 @@ namespace cpu {
 inline constexpr i64 scan_chunk = 64;
 inline constexpr i64 scan_block = 16;  // of the triangular solve and of vector decays
 inline constexpr i64 scan_few = 16;    // up to this many tokens the recurrence is used
+
+/// Type of cumulative log decays. Only differences of them matter, and after a few strong gates (-100) float has
+/// lost the small ones; one sum per token is cheap enough in double.
+template <class T, op::ScanShape C> using ScanSum = std::conditional_t<C.decay == op::Decay::head, double, T>;
 
 /// One head of one sequence: rows of q, k, v, g, beta, o with their strides.
 template <class T> struct ScanRows {
@@ -39,7 +44,7 @@ template <class T> struct ScanRows {
 /// Scratch of a worker.
 template <class T, op::ScanShape C> struct ScanScratch {
   static constexpr i64 n = scan_chunk;
-  static constexpr i64 decay_n = C.decay == op::Decay::channel ? n * C.head_k : n;
+  static constexpr i64 decay_n = C.decay == op::Decay::channel ? n * C.head_k : 0;
   static constexpr i64 size = C.head_k * C.head_v + n * C.head_v + 2 * n * C.head_k + 2 * n * n + decay_n +
                               C.head_k + 2 * scan_block * C.head_k + n * C.head_k;
   T* state;     // [head_k, head_v], when the slot's dtype is another
@@ -48,8 +53,8 @@ template <class T, op::ScanShape C> struct ScanScratch {
   T* right;     // [n, head_k]
   T* a;         // [n, n]
   T* p;         // [n, n]
-  T* gamma;     // cumulative log decays: [n] or [n, head_k]
-  T* decay;     // [head_k] multipliers of one step or of the whole chunk
+  T* gamma;     // [n, head_k] cumulative log decays, vector decays only
+  T* decay;     // [head_k] multipliers of one step
   T* anchored;  // [block + n, head_k] and [block, head_k], vector decays only
 
   explicit ScanScratch(T* m) {
@@ -101,13 +106,14 @@ void scan_recurrent(KernelTable<T> const& k, ScanRows<T> const& r, i64 tokens, T
 
 /// to[i, :] = factor_i * e^(gamma_i) from[i, :], with gamma per row or per element.
 template <op::ScanShape C, class T>
-void scan_decayed(KernelTable<T> const& k, i64 n, T factor, T const* from, i64 stride, T const* gamma, T* to) {
+void scan_decayed(KernelTable<T> const& k, i64 n, T factor, T const* from, i64 stride, ScanSum<T, C> const* gamma,
+                  T* to) {
   for (i64 i = 0; i < n; ++i) {
     T* const row = to + i * C.head_k;
     if constexpr (C.decay == op::Decay::none) {
       k.scale(C.head_k, factor, from + i * stride, row);
     } else if constexpr (C.decay == op::Decay::head) {
-      k.scale(C.head_k, factor * std::exp(gamma[i]), from + i * stride, row);
+      k.scale(C.head_k, factor * std::exp(static_cast<T>(gamma[i])), from + i * stride, row);
     } else {
       k.exp(C.head_k, gamma + i * C.head_k, row);
       k.mul_scale(C.head_k, factor, from + i * stride, row, row);
@@ -118,7 +124,7 @@ void scan_decayed(KernelTable<T> const& k, i64 n, T factor, T const* from, i64 s
 /// out[i, j] = factor sum_d x[i, d] y[j, d] e^(gamma_id - gamma_jd) for j <= i; what lies above is left undefined.
 template <op::ScanShape C, class T>
 void scan_product(KernelTable<T> const& k, i64 n, T factor, T const* x, i64 x_stride, T const* y, i64 y_stride,
-                  T const* gamma, T* anchored, T* out) {
+                  ScanSum<T, C> const* gamma, T* anchored, T* out) {
   GemmNt<T> g;
   g.k = C.head_k;
   g.alpha = factor;
@@ -136,7 +142,7 @@ void scan_product(KernelTable<T> const& k, i64 n, T factor, T const* x, i64 x_st
       for (i64 i = 0; i < n; ++i) {
         T* const row = out + i * scan_chunk;
         for (i64 j = 0; j <= i; ++j) {
-          row[j] *= std::exp(gamma[i] - gamma[j]);
+          row[j] *= std::exp(static_cast<T>(gamma[i] - gamma[j]));
         }
       }
     }
@@ -190,11 +196,16 @@ void scan_one_chunk(KernelTable<T> const& k, ScanRows<T> const& r, i64 n, T scal
   constexpr i64 decays = C.decay == op::Decay::channel ? dk : C.decay == op::Decay::head ? 1 : 0;
   auto const beta = [&](i64 i) { return r.beta != nullptr ? r.beta[i * r.beta_stride] : T{1}; };
 
+  ScanSum<T, C> sums[scan_chunk] = {};
+  ScanSum<T, C>* gamma = sums;
+  if constexpr (C.decay == op::Decay::channel) {
+    gamma = m.gamma;
+  }
   for (i64 d = 0; d < decays; ++d) {
-    T sum = 0;
+    ScanSum<T, C> sum = 0;
     for (i64 i = 0; i < n; ++i) {
       sum += r.g[i * r.g_stride + d];
-      m.gamma[i * decays + d] = sum;
+      gamma[i * decays + d] = sum;
     }
   }
 
@@ -204,14 +215,14 @@ void scan_one_chunk(KernelTable<T> const& k, ScanRows<T> const& r, i64 n, T scal
     k.scale(dv, beta(i), r.v + i * r.v_stride, m.u + i * dv);
   }
   if constexpr (C.update == op::Update::delta) {
-    scan_decayed<C>(k, n, T{1}, r.k, r.k_stride, m.gamma, m.left);
+    scan_decayed<C>(k, n, T{1}, r.k, r.k_stride, gamma, m.left);
     for (i64 i = 0; i < n; ++i) {
       k.scale(dk, beta(i), m.left + i * dk, m.left + i * dk);
     }
     g = {n, dv, dk, m.left, dk, 1, state, dv, m.u, dv, T{-1}, T{1}};
     k.gemm_nn[0](g);
     // (I + A) U = ..., by forward substitution over blocks of rows
-    scan_product<C>(k, n, T{1}, r.k, r.k_stride, r.k, r.k_stride, m.gamma, m.anchored, m.a);
+    scan_product<C>(k, n, T{1}, r.k, r.k_stride, r.k, r.k_stride, gamma, m.anchored, m.a);
     for (i64 i = 0; i < n; ++i) {
       k.scale(i, beta(i), m.a + i * scan_chunk, m.a + i * scan_chunk);
     }
@@ -230,11 +241,11 @@ void scan_one_chunk(KernelTable<T> const& k, ScanRows<T> const& r, i64 n, T scal
   }
 
   // O = scale (diag(e^gamma) Q S + tril(Q K^T * D) U)
-  scan_product<C>(k, n, scale, r.q, r.q_stride, r.k, r.k_stride, m.gamma, m.anchored, m.p);
+  scan_product<C>(k, n, scale, r.q, r.q_stride, r.k, r.k_stride, gamma, m.anchored, m.p);
   for (i64 i = 0; i < n; ++i) {
     std::fill(m.p + i * scan_chunk + i + 1, m.p + i * scan_chunk + n, T{0});
   }
-  scan_decayed<C>(k, n, scale, r.q, r.q_stride, m.gamma, m.left);
+  scan_decayed<C>(k, n, scale, r.q, r.q_stride, gamma, m.left);
   g = {n, dv, dk, m.left, dk, 1, state, dv, r.o, r.o_stride, T{1}, T{0}};
   k.gemm_nn[0](g);
   g = {n, dv, n, m.p, scan_chunk, 1, m.u, dv, r.o, r.o_stride, T{1}, T{1}};
@@ -243,23 +254,22 @@ void scan_one_chunk(KernelTable<T> const& k, ScanRows<T> const& r, i64 n, T scal
   // S' = e^gamma_C S + (diag(e^(gamma_C - gamma)) K)^T U
   T keep = 1;
   if constexpr (C.decay == op::Decay::none) {
-    scan_decayed<C>(k, n, T{1}, r.k, r.k_stride, m.gamma, m.right);
+    scan_decayed<C>(k, n, T{1}, r.k, r.k_stride, gamma, m.right);
   } else {
-    T const* last = m.gamma + (n - 1) * decays;
+    ScanSum<T, C> const* last = gamma + (n - 1) * decays;
     if constexpr (C.decay == op::Decay::head) {
-      keep = std::exp(last[0]);
+      keep = std::exp(static_cast<T>(last[0]));
     } else {
       for (i64 d = 0; d < dk; ++d) {
         k.scale(dv, std::exp(last[d]), state + d * dv, state + d * dv);
       }
     }
-    std::copy_n(last, decays, m.decay);
-    for (i64 i = 0; i < n; ++i) {
+    for (i64 i = 0; i < n; ++i) {  // the last row last
       for (i64 d = 0; d < decays; ++d) {
-        m.gamma[i * decays + d] = m.decay[d] - m.gamma[i * decays + d];
+        gamma[i * decays + d] = last[d] - gamma[i * decays + d];
       }
     }
-    scan_decayed<C>(k, n, T{1}, r.k, r.k_stride, m.gamma, m.right);
+    scan_decayed<C>(k, n, T{1}, r.k, r.k_stride, gamma, m.right);
   }
   g = {dk, dv, n, m.right, 1, dk, m.u, dv, state, dv, T{1}, keep};
   k.gemm_nn[0](g);

@@ -299,8 +299,8 @@ Engine<Model, B> load(std::filesystem::path const& directory, EngineOptions opti
 /// (save_checkpoint). A tied head is not written.
 ///
 /// Everything is written under temporary names first; then the weights become current in one step, and the config
-/// in the next. On an error nothing has changed, and an interruption between the two steps leaves complete weights
-/// with the earlier config. Throws jet::Error, for a finite value that the dtype cannot hold too.
+/// in the next. After an error before these steps nothing has changed; an interruption between them leaves complete
+/// weights with the earlier config. Throws jet::Error, for a finite value that the dtype cannot hold too.
 template <class Model>
 void save(Weights<Model>& weights, std::filesystem::path const& directory, SaveOptions const& options = {}) {
   std::string const plan = options.plan.empty() ? detail::only_plan(weights) : options.plan;
