@@ -4,10 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
-
 #include <jet/core/param.hpp>
 #include <jet/core/rng.hpp>
+#include <jet/cpu/thread_pool.hpp>
 #include <jet/model/weights.hpp>
 
 JET_NAMESPACE_BEGIN
@@ -38,6 +37,20 @@ inline double init_value(Init const& init, Random const& random, std::uint64_t i
   return 0;
 }
 
+/// Elements [first, first + n) of a tensor that starts as `init`; `first` is even.
+inline void init_values(Init const& init, Random const& random, i64 first, i64 n, double* values) {
+  for (i64 i = 0; i < n; ++i) {
+    auto const index = static_cast<std::uint64_t>(first + i);
+    if (init.kind == Init::Kind::normal && i + 1 < n) {  // normals come in pairs
+      Random::Pair const pair = random.normal_pair(index / 2);
+      values[i] = init.a + init.b * static_cast<double>(pair.first);
+      values[++i] = init.a + init.b * static_cast<double>(pair.second);
+    } else {
+      values[i] = init_value(init, random, index);
+    }
+  }
+}
+
 namespace detail {
 
 /// Writes n doubles as `type` at `to`.
@@ -60,7 +73,6 @@ inline void store_as(DType type, double const* from, i64 n, void* to) {
 
 /// Fills every tensor for which `wanted(TensorKey)` holds, in host memory, then calls the blocks' own `init`.
 template <class Model, class F> void initialise(Weights<Model>& weights, std::uint64_t seed, F const& wanted) {
-  std::vector<double> buffer;
   weights.visit([&](TensorKey const& key, Slot& slot) {
     if (!wanted(key)) {
       return;
@@ -74,15 +86,14 @@ template <class Model, class F> void initialise(Weights<Model>& weights, std::ui
     }
     Random const random{seed, stream};
     i64 const n = slot.numel();
-    constexpr i64 piece = 1 << 16;
-    for (i64 at = 0; at < n; at += piece) {
+    constexpr i64 piece = 1 << 12;
+    cpu::parallel_for(cpu::available_threads(), (n + piece - 1) / piece, [&](i64 task, int) {
+      double values[piece];
+      i64 const at = task * piece;
       i64 const count = std::min(piece, n - at);
-      buffer.resize(static_cast<std::size_t>(count));
-      for (i64 i = 0; i < count; ++i) {
-        buffer[static_cast<std::size_t>(i)] = init_value(key.spec.init, random, static_cast<std::uint64_t>(at + i));
-      }
-      detail::store_as(slot.dtype, buffer.data(), count, static_cast<char*>(slot.data) + at * size_of(slot.dtype));
-    }
+      init_values(key.spec.init, random, at, count, values);
+      detail::store_as(slot.dtype, values, count, static_cast<char*>(slot.data) + at * size_of(slot.dtype));
+    });
   });
   for (i64 l = 0; l < Model::layers; ++l) {
     for (char const c : weights.letters()[static_cast<std::size_t>(l)]) {
