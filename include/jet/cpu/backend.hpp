@@ -51,9 +51,16 @@ template <Precision P> class Cpu {
 
   using Buffer = HostBuffer;
   HostBuffer allocate(i64 bytes) const { return HostBuffer(bytes); }
-  void zero(void* to, i64 bytes) const { std::memset(to, 0, static_cast<std::size_t>(bytes)); }
+  /// Addresses may be null when `bytes` is 0.
+  void zero(void* to, i64 bytes) const {
+    if (bytes > 0) {
+      std::memset(to, 0, static_cast<std::size_t>(bytes));
+    }
+  }
   void copy(void* to, void const* from, i64 bytes) const {
-    std::memmove(to, from, static_cast<std::size_t>(bytes));
+    if (bytes > 0) {
+      std::memmove(to, from, static_cast<std::size_t>(bytes));
+    }
   }
   void copy_to_host(void* to, void const* from, i64 bytes) const { copy(to, from, bytes); }
   void copy_from_host(void* to, void const* from, i64 bytes) const { copy(to, from, bytes); }

@@ -50,6 +50,10 @@ struct EngineOptions {
   i64 logit_rows() const { return max_logits > 0 ? max_logits : slots; }
 };
 
+namespace detail {
+template <class Model, class B> struct EngineImpl;
+}
+
 /// Called at every (layer, Point) with the value there.
 using Observer = std::function<void(i64, Point, View const&)>;
 
@@ -134,14 +138,18 @@ template <class Model, class B> class Engine {
   std::span<std::int64_t const> decode_positions();
 
  private:
-  struct Impl;
+  using Impl = detail::EngineImpl<Model, B>;
   std::unique_ptr<Impl> impl_;
 };
 
 // ---- definitions
 // ---------------------------------------------------------------------------------------------------------
 
-template <class Model, class B> struct Engine<Model, B>::Impl {
+namespace detail {
+
+/// An engine's parts. Not a member of Engine, so that declaring an Engine elsewhere does not need the backend's
+/// definition.
+template <class Model, class B> struct EngineImpl {
   B backend;
   EngineOptions options;
   std::shared_ptr<Weights<Model>> weights;
@@ -162,7 +170,7 @@ template <class Model, class B> struct Engine<Model, B>::Impl {
     std::int32_t* pages;
   };
 
-  Impl(std::shared_ptr<Weights<Model>> w, EngineOptions const& o)
+  EngineImpl(std::shared_ptr<Weights<Model>> w, EngineOptions const& o)
       : backend(o.backend),
         options(checked(o)),
         weights(std::move(w)),
@@ -428,6 +436,8 @@ template <class Model, class B> struct Engine<Model, B>::Impl {
     return out;
   }
 };
+
+}  // namespace detail
 
 template <class Model, class B>
 Engine<Model, B>::Engine(std::shared_ptr<Weights<Model>> weights, EngineOptions const& options)
