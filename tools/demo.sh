@@ -19,5 +19,5 @@ echo
 "$build"/examples/count_params
 echo
 echo "> What is gravity?"
-"$build"/examples/generate "$model" --chat "What is gravity?" --max-new 160
+"$build"/examples/generate "$model" --chat "What is gravity?" --max-new 100
 "$build"/examples/hybrid_cost
