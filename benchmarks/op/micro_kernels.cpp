@@ -6,7 +6,7 @@
 
 #include <jet/core/arena.hpp>
 #include <jet/cpu/simd/simd.hpp>
-#include <jet/cpu/thread_pool.hpp>
+#include <jet/core/thread_pool.hpp>
 #include <string>
 #include <vector>
 

@@ -109,6 +109,11 @@ case $check in
     rule 'no header opens a namespace of others' '^ *using namespace ' 'nothing'
     rule 'no header changes the options of the compiler for what follows' '^ *# *pragma *(GCC|clang) *(optimize|diagnostic *ignored)' \
       'jet/cpu/'
+    if needs jet/jet.hpp 'nlohmann/|pcre2|utf8proc'; then
+      failure 'jet.hpp needs Eigen and threads only'
+    else
+      pass
+    fi
     missing=$(cd include && grep -rL --include='*.hpp' --include='*.cuh' '^#pragma once' jet)
     if [[ -z $missing ]]; then pass; else failure "these headers lack #pragma once: $missing"; fi
     ;;

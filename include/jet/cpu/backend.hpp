@@ -10,8 +10,8 @@
 #include <jet/core/arena.hpp>
 #include <jet/core/backend_options.hpp>
 #include <jet/core/error.hpp>
+#include <jet/core/thread_pool.hpp>
 #include <jet/cpu/simd/simd.hpp>
-#include <jet/cpu/thread_pool.hpp>
 #include <jet/fwd.hpp>
 
 JET_NAMESPACE_BEGIN

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <jet/core/param.hpp>
 #include <jet/core/rng.hpp>
-#include <jet/cpu/thread_pool.hpp>
+#include <jet/core/thread_pool.hpp>
 #include <jet/model/weights.hpp>
 
 JET_NAMESPACE_BEGIN

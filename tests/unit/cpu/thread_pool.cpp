@@ -4,7 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstddef>
-#include <jet/cpu/thread_pool.hpp>
+#include <jet/core/thread_pool.hpp>
 #include <stdexcept>
 #include <string>
 #include <thread>

@@ -119,4 +119,27 @@ TEST_CASE_TEMPLATE("Linear reads and writes strided views and nothing beside the
   });
 }
 
+// The promise of the micro-kernels: an element is one fixed sequence of operations that depends on `in` alone.
+TEST_CASE_TEMPLATE("a row does not depend on the rows beside it, bit for bit", B, F64, F32, Bf16Weights, Bf16) {
+  constexpr jet::Precision p = B::precision;
+  for_isas<B>([&](B& backend) {
+    for (i64 const in : {i64{1}, i64{31}, i64{100}, i64{600}}) {
+      CAPTURE(in);
+      i64 const tokens = 70, out = 45;
+      Activation<B> const x(backend, normal(tokens, in, 1), p.act), w(backend, normal(out, in, 2), p.weights);
+      Activation<B> const whole(backend, tokens, out, p.acc), pieces(backend, tokens, out, p.acc);
+      run_planned(backend, one(tokens), [&](auto& ctx) {
+        ctx.run(jet::op::Linear{}, w.slot({out, in}), Slot{}, x.view(), whole.view());
+        i64 at = 0;
+        for (i64 const n : {1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 9}) {
+          ctx.run(jet::op::Linear{}, w.slot({out, in}), Slot{}, x.view().rows(at, n), pieces.view().rows(at, n));
+          at += n;
+        }
+      });
+      CHECK(all_finite(whole.values()));
+      CHECK(same_bits(whole.values(), pieces.values()));
+    }
+  });
+}
+
 }  // namespace
