@@ -16,6 +16,26 @@ template <class T> void rms_norm_row(KernelTable<T> const& k, i64 n, T eps, T co
   k.mul_scale(n, r, x, w, y);
 }
 
+/// Row t of y = norm of row t of x, of any storage type; buffer holds two rows.
+template <class T>
+void rms_norm_row(KernelTable<T> const& k, T eps, T const* w, View const& x, View const& y, i64 t, T* buffer) {
+  i64 const n = x.width();
+  T const* in = load_row(k, x.dtype, x.row_bytes(t), n, buffer);
+  T* const out = row_target(y.dtype, y.row_bytes(t), buffer + n);
+  rms_norm_row(k, n, eps, in, w, out);
+  store_row(k, y.dtype, out, n, y.row_bytes(t));
+}
+
+/// Row t of x += row t of delta, of any storage types; buffer holds two rows.
+template <class T> void add_row(KernelTable<T> const& k, View const& delta, View const& x, i64 t, T* buffer) {
+  i64 const n = x.width();
+  T const* d = load_row(k, delta.dtype, delta.row_bytes(t), n, buffer);
+  T const* in = load_row(k, x.dtype, x.row_bytes(t), n, buffer + n);
+  T* const sum = row_target(x.dtype, x.row_bytes(t), buffer + n);
+  k.add(n, in, d, sum);
+  store_row(k, x.dtype, sum, n, x.row_bytes(t));
+}
+
 }  // namespace cpu
 
 template <> struct Kernel<op::RmsNorm, tag::cpu> {
@@ -32,10 +52,7 @@ template <> struct Kernel<op::RmsNorm, tag::cpu> {
     cpu::parallel_rows(ctx.backend(), x.tokens(), n, [&](i64 first, i64 last, int worker) {
       T* const buffer = memory.of(worker);
       for (i64 t = first; t < last; ++t) {
-        T const* in = cpu::load_row(k, x.dtype, x.row_bytes(t), n, buffer);
-        T* out = cpu::row_target(y.dtype, y.row_bytes(t), buffer + n);
-        cpu::rms_norm_row(k, n, static_cast<T>(op.eps), in, weight.as<T>(), out);
-        cpu::store_row(k, y.dtype, out, n, y.row_bytes(t));
+        cpu::rms_norm_row(k, static_cast<T>(op.eps), weight.as<T>(), x, y, t, buffer);
       }
     });
   }
@@ -53,11 +70,7 @@ template <> struct Kernel<op::Add, tag::cpu> {
     cpu::parallel_rows(ctx.backend(), x.tokens(), n, [&](i64 first, i64 last, int worker) {
       T* const buffer = memory.of(worker);
       for (i64 t = first; t < last; ++t) {
-        T const* d = cpu::load_row(k, delta.dtype, delta.row_bytes(t), n, buffer);
-        T const* in = cpu::load_row(k, x.dtype, x.row_bytes(t), n, buffer + n);
-        T* sum = cpu::row_target(x.dtype, x.row_bytes(t), buffer + n);
-        k.add(n, in, d, sum);
-        cpu::store_row(k, x.dtype, sum, n, x.row_bytes(t));
+        cpu::add_row(k, delta, x, t, buffer);
       }
     });
   }
@@ -67,7 +80,7 @@ template <> struct Kernel<op::AddRmsNorm, tag::cpu> {
   template <class B>
   static auto scratch(Context<B>& ctx, op::AddRmsNorm const&, Slot const&, View const& delta, View const&,
                       View const&) {
-    return cpu::worker_scratch(ctx, 3 * delta.width());
+    return cpu::worker_scratch(ctx, 2 * delta.width());
   }
   template <class B, class S>
   static void run(Context<B>& ctx, op::AddRmsNorm const& op, S const& memory, Slot const& weight, View const& delta,
@@ -78,16 +91,9 @@ template <> struct Kernel<op::AddRmsNorm, tag::cpu> {
     cpu::parallel_rows(ctx.backend(), x.tokens(), n, [&](i64 first, i64 last, int worker) {
       T* const buffer = memory.of(worker);
       for (i64 t = first; t < last; ++t) {
-        T const* d = cpu::load_row(k, delta.dtype, delta.row_bytes(t), n, buffer);
-        T const* in = cpu::load_row(k, x.dtype, x.row_bytes(t), n, buffer + n);
-        T* sum = cpu::row_target(x.dtype, x.row_bytes(t), buffer + n);
-        k.add(n, in, d, sum);
-        cpu::store_row(k, x.dtype, sum, n, x.row_bytes(t));
+        cpu::add_row(k, delta, x, t, buffer);
         // the norm sees the stored sum, so that adding and normalising in two steps gives the same bits
-        T const* stored = cpu::load_row(k, x.dtype, x.row_bytes(t), n, buffer + n);
-        T* out = cpu::row_target(y.dtype, y.row_bytes(t), buffer + 2 * n);
-        cpu::rms_norm_row(k, n, static_cast<T>(op.eps), stored, weight.as<T>(), out);
-        cpu::store_row(k, y.dtype, out, n, y.row_bytes(t));
+        cpu::rms_norm_row(k, static_cast<T>(op.eps), weight.as<T>(), x, y, t, buffer);
       }
     });
   }
