@@ -17,7 +17,7 @@ JET_NAMESPACE_BEGIN
 namespace cpu {
 
 inline constexpr i64 attention_rows = 64;     // query rows (tokens times group) of a task
-inline constexpr i64 attention_keys = 64;     // keys of a tile
+inline constexpr i64 attention_keys = 64;     // keys of a tile, more for few rows of queries
 inline constexpr i64 attention_split = 1024;  // keys of a piece when there are few queries
 inline constexpr i64 attention_few = 1;       // tokens of a sequence that count as few
 
@@ -60,6 +60,17 @@ struct KeyValueRows {
   }
 };
 
+/// Fetches `count` rows of `bytes` bytes towards the second-level cache: the rows of one kv head lie far apart, and
+/// the processor does not guess the next ones.
+inline void prefetch_rows(KeyValueRows::Run const& run, i64 count, i64 bytes, DType type) {
+  i64 const step = run.stride * size_of(type);
+  for (i64 r = 0; r < std::min(count, run.count); ++r) {
+    for (i64 at = 0; at < bytes; at += 64) {
+      __builtin_prefetch(run.data + r * step + at, 0, 2);
+    }
+  }
+}
+
 /// What one pass over keys leaves for a set of query rows: running maximum, sum of exponentials, weighted values.
 template <class T> struct AttentionPartial {
   T* max;  // [rows]
@@ -76,12 +87,14 @@ void attend(KernelTable<T> const& k, KeyValueRows const& keys, KeyValueRows cons
   std::fill_n(p.max, rows, none);
   std::fill_n(p.sum, rows, T{0});
   std::fill_n(p.out, rows * head, T{0});
+  i64 const tile =
+      rows < attention_rows ? attention_rows * attention_keys / std::max<i64>(rows, 8) : attention_keys;
   int const key_type = storage_index(keys.fresh.dtype);
   int const value_type = storage_index(values.fresh.dtype);
   for (i64 at = low; at < high;) {
     auto const key_run = keys.at(at, kv_head, head);
     auto const value_run = values.at(at, kv_head, head);
-    i64 const n = std::min({attention_keys, high - at, key_run.count, value_run.count});
+    i64 const n = std::min({tile, high - at, key_run.count, value_run.count});
     GemmNt<T> s;
     s.m = rows;
     s.n = n;
@@ -91,10 +104,10 @@ void attend(KernelTable<T> const& k, KeyValueRows const& keys, KeyValueRows cons
     s.b = key_run.data;
     s.ldb = key_run.stride;
     s.c = scores;
-    s.ldc = attention_keys;
+    s.ldc = tile;
     k.gemm_nt[0][key_type][0](s);
     for (i64 r = 0; r < rows; ++r) {
-      T* const row = scores + r * attention_keys;
+      T* const row = scores + r * tile;
       i64 const position = keys.seq.position + first + r / group;
       i64 const begin = std::clamp<i64>(window > 0 ? position - window + 1 - at : 0, 0, n);
       i64 const end = std::clamp<i64>(position + 1 - at, begin, n);
@@ -111,12 +124,16 @@ void attend(KernelTable<T> const& k, KeyValueRows const& keys, KeyValueRows cons
       }
       p.max[r] = top;
     }
+    if (at + n < high) {
+      prefetch_rows(keys.at(at + n, kv_head, head), std::min<i64>(32, high - at - n),
+                    head * size_of(keys.fresh.dtype), keys.fresh.dtype);
+    }
     GemmNn<T> o;
     o.m = rows;
     o.n = head;
     o.k = n;
     o.a = scores;
-    o.a_row = attention_keys;
+    o.a_row = tile;
     o.b = value_run.data;
     o.ldb = value_run.stride;
     o.c = p.out;
@@ -133,6 +150,7 @@ template <op::AttentionShape C> struct Kernel<op::Attention<C>, tag::cpu> {
   static constexpr i64 group = C.heads / C.kv_heads;
   static constexpr i64 block = std::max<i64>(1, cpu::attention_rows / group);  // tokens of a task
   static constexpr i64 rows = block * group;
+  static constexpr i64 scores_size = std::max(rows, cpu::attention_rows) * cpu::attention_keys;
 
   template <class T> struct Memory {
     View key, value;                // the call's keys and values at the kv dtype
@@ -159,13 +177,14 @@ template <op::AttentionShape C> struct Kernel<op::Attention<C>, tag::cpu> {
 
   template <class B>
   static Memory<cpu::scalar_of<B>> scratch(Context<B>& ctx, op::Attention<C> const&, View const& q, View const& k,
-                                           View const& v, Slot const&, Slot const&, View const&) {
+                                           View const& v, Slot const&, Slot const&, View const&,
+                                           View const& = {}) {
     using T = cpu::scalar_of<B>;
     constexpr DType kv = B::precision.kv_dtype();
     Memory<T> m;
     m.key = kv == k.dtype ? k : ctx.scratch(q.tokens(), C.kv_heads * C.head, kv);
     m.value = kv == v.dtype ? v : ctx.scratch(q.tokens(), C.kv_heads * C.head, kv);
-    m.workers = cpu::worker_scratch(ctx, rows * C.head + rows * cpu::attention_keys + partial_size(rows));
+    m.workers = cpu::worker_scratch(ctx, rows * C.head + scores_size + partial_size(rows));
     i64 partials = 0;
     for (i64 i = 0; i < ctx.seqs(); ++i) {
       Sequence const seq = ctx.sequence(i);
@@ -177,7 +196,8 @@ template <op::AttentionShape C> struct Kernel<op::Attention<C>, tag::cpu> {
 
   template <class B, class M>
   static void run(Context<B>& ctx, op::Attention<C> const&, M const& memory, View const& q, View const& k,
-                  View const& v, Slot const& key_cache, Slot const& value_cache, View const& o) {
+                  View const& v, Slot const& key_cache, Slot const& value_cache, View const& o,
+                  View const& lse = {}) {
     using T = cpu::scalar_of<B>;
     auto const& table = ctx.backend().kernels();
     if (memory.key.data != k.data) {
@@ -199,8 +219,11 @@ template <op::AttentionShape C> struct Kernel<op::Attention<C>, tag::cpu> {
         table.scale(C.head, scale, from, to + r * C.head);
       }
     };
-    auto const store_out = [&](Sequence const& seq, i64 first, i64 r, i64 kv_head, T sum, T* from) {
+    auto const store_out = [&](Sequence const& seq, i64 first, i64 r, i64 kv_head, T max, T sum, T* from) {
       table.scale(C.head, T{1} / sum, from, from);
+      if (lse) {
+        lse.row<T>(seq.begin + first + r / group)[kv_head * group + r % group] = max + std::log(sum);
+      }
       View const to = o.columns((kv_head * group + r % group) * C.head, C.head);
       cpu::store_row(table, o.dtype, from, C.head, to.row_bytes(seq.begin + first + r / group));
     };
@@ -247,12 +270,12 @@ template <op::AttentionShape C> struct Kernel<op::Attention<C>, tag::cpu> {
             i64 const kv_head = task % C.kv_heads;
             i64 const first = (per_head - 1 - task / C.kv_heads) * block;  // the longest first
             i64 const count = std::min(block, seq.tokens - first);
-            auto const p = partial(scores + rows * cpu::attention_keys, count * group);
+            auto const p = partial(scores + scores_size, count * group);
             load_queries(seq, first, count, kv_head, queries);
             cpu::attend(table, keys, values, kv_head, C.head, C.window, queries, count * group, group, first,
                         low(seq, first), seq.position + first + count, scores, p);
             for (i64 r = 0; r < count * group; ++r) {
-              store_out(seq, first, r, kv_head, p.sum[r], p.out + r * C.head);
+              store_out(seq, first, r, kv_head, p.max[r], p.sum[r], p.out + r * C.head);
             }
             return;
           }
@@ -275,7 +298,7 @@ template <op::AttentionShape C> struct Kernel<op::Attention<C>, tag::cpu> {
           for (i64 r = 0; r < r_count; ++r) {
             merge(table, base, pieces(seq), size, r_count, r);
             auto const p = partial(base, r_count);
-            store_out(seq, 0, r, kv_head, p.sum[r], p.out + r * C.head);
+            store_out(seq, 0, r, kv_head, p.max[r], p.sum[r], p.out + r * C.head);
           }
         }
         piece_at += pieces(seq) * C.kv_heads * size;

@@ -228,7 +228,8 @@ template <class A, class B, class C> void nt_blocked(GemmNt<float> const& g) {
   }
 }
 
-/// Few rows: one pass over B at the speed of memory; while four rows of it are used, the next four are fetched.
+/// Few rows: one pass over B at the speed of memory; while four rows of it are used, later ones are fetched: the next
+/// four, or, where rows are short, as many as make about two thousand elements.
 template <class A, class B, class C> void nt_streamed(GemmNt<float> const& g) {
   float sums[nt_rows * 4];
   NtTile<A, B> t{};
@@ -236,12 +237,13 @@ template <class A, class B, class C> void nt_streamed(GemmNt<float> const& g) {
   t.sums = sums;
   t.first = t.last = true;
   t.k = g.k;
+  i64 const rows_ahead = g.k < 256 ? 4 * (2048 / (4 * (g.k + 1))) : 4;
   for (i64 j = 0; j < g.n; j += 4) {
     i64 const count = g.n - j < 4 ? g.n - j : 4;
     for (i64 q = 0; q < 4; ++q) {
       t.b[q] = static_cast<B const*>(g.b) + (q < count ? j + q : g.n - 1) * g.ldb;
     }
-    t.ahead = j + 8 <= g.n ? 4 * g.ldb : 0;
+    t.ahead = j + rows_ahead + 4 <= g.n ? rows_ahead * g.ldb : 0;
     for (i64 i = 0; i < g.m;) {
       int const rows = nt_rows_of(g.m - i);
       t.a = static_cast<A const*>(g.a) + i * g.lda;

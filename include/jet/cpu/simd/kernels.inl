@@ -62,6 +62,12 @@ template <int Rows, int Vecs, bool Tail, class B> void nn_tile(NnTile<B> const& 
   float const* a = t.a;
   B const* b = t.b;
   for (i64 p = 0; p < t.k; ++p) {
+    if constexpr (Rows <= 4) {  // as fast as memory, where rows of B lie far apart
+      JET_UNROLL
+      for (int at = 0; at < Vecs * width; at += 64 / static_cast<int>(sizeof(B))) {
+        prefetch(b + 16 * ldb + at);
+      }
+    }
     V right[Vecs];
     JET_UNROLL
     for (int v = 0; v < Vecs; ++v) {
