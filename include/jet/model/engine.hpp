@@ -524,17 +524,7 @@ template <class Model, class B> void Engine<Model, B>::load(i64 slot, SavedState
 }
 template <class Model, class B> void Engine<Model, B>::fill(i64 slot, i64 to, std::uint64_t seed) {
   SavedState state = impl_->pool.blank(impl_->plan, to);
-  Random const random{seed, 0};
-  double numbers[1024];  // of [-0.1, 0.1), used over and over
-  for (std::size_t i = 0; i < 1024; ++i) {
-    numbers[i] = 0.2 * random.uniform_double(i) - 0.1;
-  }
-  for (auto& row : state.rows) {
-    i64 const n = static_cast<i64>(row.data.size()) / size_of(row.dtype);
-    for (i64 at = 0; at < n; at += 1024) {
-      detail::store_as(row.dtype, numbers, std::min<i64>(1024, n - at), row.data.data() + at * size_of(row.dtype));
-    }
-  }
+  fill_random(state, seed);
   load(slot, state);
 }
 template <class Model, class B> void Engine<Model, B>::truncate(i64 slot, i64 to) {

@@ -109,46 +109,82 @@ template <class B> class Activation {
   View view_;
 };
 
+/// A batch in the backend's memory with scratch for one body: what an engine holds for a call. The body is planned
+/// once and can then run again and again without allocation.
+template <Backend B> class PreparedCall {
+ public:
+  /// Counts the scratch of body(ctx) and allocates exactly that much, poisoned.
+  template <class F>
+  PreparedCall(B& backend, Batch batch, F const& body) : backend_(&backend), batch_(std::move(batch)) {
+    host_ = batch_.view();
+    ScratchStack counted = ScratchStack::counting();
+    Context<B> ctx(backend, host_, counted, &host_);
+    body(ctx);
+    planned_ = counted.peak();
+    scratch_ = backend.allocate(planned_);
+    poison(backend, scratch_.data(), scratch_.bytes());
+    memory_ = backend.allocate(upload(nullptr));
+    upload(memory_.data());
+  }
+
+  /// Takes another batch with as many sequences and pages, whose calls need no more scratch than the first.
+  void set_batch(Batch batch) {
+    JET_CHECK(batch.seqs() == batch_.seqs() && batch.pages.size() == batch_.pages.size(), "a prepared call for ",
+              batch_.seqs(), " sequences was given a batch of ", batch.seqs());
+    batch_ = std::move(batch);
+    host_ = batch_.view();
+    upload(memory_.data());
+  }
+
+  /// Queues body(ctx) on the prepared memory. Returns the bytes of scratch it used.
+  template <class F> i64 run(F const& body) {
+    ScratchStack stack(reinterpret_cast<std::byte*>(scratch_.data()), scratch_.bytes());
+    Context<B> ctx(*backend_, view_, stack, &host_);
+    body(ctx);
+    return stack.peak();
+  }
+  i64 planned_scratch() const { return planned_; }
+
+ private:
+  /// Copies the batch's arrays one after another to `memory` (null: only counts). Returns their bytes.
+  i64 upload(void* memory) {
+    i64 bytes = 0;
+    auto const put = [&]<class T>(std::vector<T> const& from) {
+      i64 const at = bytes;
+      i64 const size = static_cast<i64>(std::span(from).size_bytes());
+      bytes += align_up(size);
+      auto* const to = static_cast<std::byte*>(memory) + at;
+      if (memory != nullptr && size > 0) {
+        backend_->copy_from_host(to, from.data(), size);
+      }
+      return reinterpret_cast<T const*>(to);
+    };
+    view_ = host_;
+    view_.cu_seqlens = put(batch_.cu_seqlens);
+    view_.slot = put(batch_.slot);
+    view_.position = put(batch_.position);
+    auto const* const pages = put(batch_.pages);
+    view_.pages = batch_.pages.empty() ? nullptr : pages;
+    return bytes;
+  }
+
+  B* backend_;
+  Batch batch_;
+  BatchView host_{};
+  BatchView view_{};
+  i64 planned_ = 0;
+  typename B::Buffer scratch_{};
+  typename B::Buffer memory_{};
+};
+
 /// Runs body(ctx) on a batch as an engine does: once to count scratch, then on exactly that much, poisoned. Throws
 /// if the two runs need different amounts.
 template <Backend B, class F> void run_planned(B& backend, Batch const& batch, F const& body) {
-  BatchView const host = batch.view();
-  ScratchStack counted = ScratchStack::counting();
-  {
-    Context<B> ctx(backend, host, counted, &host);
-    body(ctx);
-  }
-  auto const scratch = backend.allocate(counted.peak());
-  poison(backend, scratch.data(), scratch.bytes());
-
-  i64 bytes = 0;
-  auto const place = [&](auto const& from) {
-    i64 const at = bytes;
-    bytes += align_up(static_cast<i64>(std::span(from).size_bytes()));
-    return at;
-  };
-  i64 const ends = place(batch.cu_seqlens), slots = place(batch.slot), positions = place(batch.position),
-            pages = place(batch.pages);
-  auto const memory = backend.allocate(bytes);
-  auto const put = [&]<class T>(std::vector<T> const& from, i64 at) {
-    auto* const to = reinterpret_cast<T*>(memory.data() + at);
-    if (!from.empty()) {
-      backend.copy_from_host(to, from.data(), static_cast<i64>(std::span(from).size_bytes()));
-    }
-    return to;
-  };
-  BatchView view = host;
-  view.cu_seqlens = put(batch.cu_seqlens, ends);
-  view.slot = put(batch.slot, slots);
-  view.position = put(batch.position, positions);
-  view.pages = batch.pages.empty() ? nullptr : put(batch.pages, pages);
-
-  ScratchStack stack(reinterpret_cast<std::byte*>(scratch.data()), scratch.bytes());
-  Context<B> ctx(backend, view, stack, &host);
-  body(ctx);
+  PreparedCall<B> call(backend, batch, body);
+  i64 const used = call.run(body);
   backend.sync();
-  JET_CHECK(stack.peak() == counted.peak(), "the planning pass counted ", counted.peak(),
-            " bytes of scratch, the run used ", stack.peak());
+  JET_CHECK(used == call.planned_scratch(), "the planning pass counted ", call.planned_scratch(),
+            " bytes of scratch, the run used ", used);
 }
 
 struct HarnessOptions {
@@ -266,12 +302,7 @@ template <Mixer M, Backend B> class BlockHarness {
               M::width, "), got (", x.rows, ", ", x.cols, ")");
     Activation<B> const in(backend_, x, precision.act);
     Activation<B> const out(backend_, x.rows, x.cols, precision.act);
-    run_planned(backend_, batch, [&](Context<B>& ctx) {
-      model::declare_shared(ctx);
-      auto state =
-          options_.keep_state ? pool_.template layer<layer>(0).mixer() : typename M::template State<Slot>{};
-      M::forward(ctx, weights_.template layer<layer>(0).mixer(), state, in.view(), out.view());
-    });
+    run_planned(backend_, batch, [&](Context<B>& ctx) { forward(ctx, in.view(), out.view()); });
     for (i64 i = 0; i < batch.seqs(); ++i) {
       Sequence const seq = jet::sequence(batch.view(), i);
       if (seq.active()) {
@@ -279,6 +310,12 @@ template <Mixer M, Backend B> class BlockHarness {
       }
     }
     return out.values();
+  }
+  /// The block on views of the caller, inside a planned call: what `forward` and benchmarks run.
+  void forward(Context<B>& ctx, View const& x, View const& y) {
+    model::declare_shared(ctx);
+    auto state = options_.keep_state ? pool_.template layer<layer>(0).mixer() : typename M::template State<Slot>{};
+    M::forward(ctx, weights_.template layer<layer>(0).mixer(), state, x, y);
   }
   /// Continues the sequence of one slot.
   Matrix forward(i64 slot, Matrix const& x) {
@@ -299,6 +336,12 @@ template <Mixer M, Backend B> class BlockHarness {
       }
     });
     length_[static_cast<std::size_t>(slot)] = 0;
+  }
+  /// A state of `length` tokens made of small random numbers.
+  void fill(i64 slot, i64 length, std::uint64_t seed = 1) {
+    SavedState state = pool_.blank("M", length);
+    fill_random(state, seed);
+    load(slot, state);
   }
   void fork(i64 from, i64 to) {
     pool_.fork(backend_, "M", from, to, length(from));
