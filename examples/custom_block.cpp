@@ -1,12 +1,13 @@
 // A block of your own: an exponential moving average between two projections. One struct declares its parameters
 // and its state once; counting, initialisation, saving, state pools and generation derive from that. There is no
-// word about a backend in it.
+// word about a backend in it. At the end the block is held to what every block promises.
 #include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <string_view>
 
 #include <jet/jet.hpp>
+#include <jet/testing/conformance.hpp>
 
 namespace mine {
 
@@ -91,6 +92,9 @@ struct Hybrid
     : jet::SmolLM2_135M::with<jet::Bind<'E', mine::EmaBlock<ema>>>::replan<"EEEEEEEEEEAEEEEEEEEEAEEEEEEEEE"> {};
 static_assert(jet::Mixer<mine::EmaBlock<ema>>);
 
+// Small and odd, in double: what breaks, breaks here first.
+inline constexpr mine::EmaConfig odd{.d_model = 13};
+
 }  // namespace
 
 int main() {
@@ -108,4 +112,8 @@ int main() {
     std::printf(" %d", id);
   }
   std::printf("\n");
+
+  auto const report = jet::testing::conformance<mine::EmaBlock<odd>, jet::Cpu<jet::precision::f64>>();
+  std::printf("%s", report.text().c_str());
+  return report.passed() ? 0 : 1;
 }

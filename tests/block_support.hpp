@@ -15,6 +15,7 @@ namespace tests {
 
 using jet::testing::BlockHarness;
 using jet::testing::HarnessOptions;
+using jet::testing::state_distance;
 using jet::testing::StateValues;
 
 // Reference<M>(harness) holds the harness's parameters; `forward(x)` continues its one sequence; `state()` is what
@@ -132,29 +133,5 @@ template <jet::MlpConfig C> class Reference<jet::SwiGluMlp<C>> {
  private:
   jet::reference::MlpParams params_;
 };
-
-// Largest relative RMS over the rows of two states.
-inline double state_distance(std::vector<StateValues> const& a, std::vector<Vector> const& b) {
-  REQUIRE(a.size() == b.size());
-  double largest = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    largest = std::max(largest, relative_rms(a[i].values, b[i]));
-  }
-  return largest;
-}
-inline double state_distance(std::vector<StateValues> const& a, std::vector<StateValues> const& b) {
-  std::vector<Vector> values;
-  for (auto const& row : b) {
-    values.push_back(row.values);
-  }
-  return state_distance(a, values);
-}
-inline bool same_bits(std::vector<StateValues> const& a, std::vector<StateValues> const& b) {
-  bool same = a.size() == b.size();
-  for (std::size_t i = 0; same && i < a.size(); ++i) {
-    same = a[i].name == b[i].name && a[i].shape == b[i].shape && same_bits(a[i].values, b[i].values);
-  }
-  return same;
-}
 
 }  // namespace tests

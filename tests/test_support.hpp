@@ -14,6 +14,7 @@
 #include <jet/core/rng.hpp>
 #include <jet/cpu/cpu.hpp>
 #include <jet/testing/block_harness.hpp>
+#include <jet/testing/compare.hpp>
 #include <jet/testing/reference.hpp>
 
 #include "tolerances.hpp"
@@ -30,7 +31,11 @@ using jet::reference::Matrix;
 using jet::reference::relative_rms;
 using jet::reference::Vector;
 using jet::testing::Activation;
+using jet::testing::all_finite;
+using jet::testing::filled;
+using jet::testing::normal;
 using jet::testing::run_planned;
+using jet::testing::same_bits;
 
 using F64 = jet::Cpu<jet::precision::f64>;
 using F32 = jet::Cpu<jet::precision::f32>;
@@ -42,15 +47,6 @@ inline std::vector<i64> const& odd_sizes() {
   return sizes;
 }
 
-// Standard normals times scale.
-inline Matrix normal(i64 rows, i64 cols, std::uint64_t seed, double scale = 1) {
-  Matrix m(rows, cols);
-  jet::Random const random{seed, 7};
-  for (std::size_t i = 0; i < m.data.size(); ++i) {
-    m.data[i] = scale * static_cast<double>(random.normal(i));
-  }
-  return m;
-}
 inline Matrix uniform(i64 rows, i64 cols, std::uint64_t seed, double low, double high) {
   Matrix m(rows, cols);
   jet::Random const random{seed, 8};
@@ -59,12 +55,6 @@ inline Matrix uniform(i64 rows, i64 cols, std::uint64_t seed, double low, double
   }
   return m;
 }
-inline Matrix filled(i64 rows, i64 cols, double value) {
-  Matrix m(rows, cols);
-  m.data.assign(m.data.size(), value);
-  return m;
-}
-
 // The values as `type` stores them.
 inline Matrix rounded(Matrix m, DType type) {
   std::vector<std::byte> bytes(m.data.size() * static_cast<std::size_t>(jet::size_of(type)));
@@ -99,22 +89,6 @@ inline Batch one(i64 tokens, i64 slot = 0, i64 position = 0) {
   Batch batch;
   batch.add(static_cast<std::int32_t>(slot), tokens, position);
   return batch;
-}
-
-// Equal bit for bit. -0 differs from 0.
-inline bool same_bits(Vector const& a, Vector const& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0);
-}
-inline bool same_bits(Matrix const& a, Matrix const& b) {
-  return a.rows == b.rows && a.cols == b.cols && same_bits(a.data, b.data);
-}
-inline bool all_finite(Matrix const& m) {
-  for (double const v : m.data) {
-    if (!(v - v == 0)) {
-      return false;
-    }
-  }
-  return true;
 }
 
 }  // namespace tests

@@ -1,8 +1,8 @@
 // The blocks of Jet-Nemotron-2B (JetBlock, full attention, sliding window) on the CPU: prefill, decode and JetBlock
-// token by token. Names and counters: include/jet/testing/block_benchmark.hpp. benchmarks/plot_blocks.py draws
+// token by token. Names and counters: include/jet/bench/block_bench.hpp. benchmarks/plot_blocks.py draws
 // tokens/s against context from --benchmark_out.
 #include <jet/jet.hpp>
-#include <jet/testing/block_benchmark.hpp>
+#include <jet/bench/block_bench.hpp>
 
 namespace {
 
@@ -10,10 +10,10 @@ using namespace jet;
 
 template <Precision P> void add(std::string const& policy) {
   testing::BlockBenchmark axes;
-  testing::benchmark_block<FullAttention<attention_2b>, Cpu<P>>("attention_2b/" + policy, axes);
-  testing::benchmark_block<SlidingWindow<attention_2b, 1152>, Cpu<P>>("window_2b/" + policy, axes);
+  bench::benchmark_block<FullAttention<attention_2b>, Cpu<P>>("attention_2b/" + policy, axes);
+  bench::benchmark_block<SlidingWindow<attention_2b, 1152>, Cpu<P>>("window_2b/" + policy, axes);
   axes.stepwise = {4096};
-  testing::benchmark_block<JetBlock<jet_2b>, Cpu<P>>("jet_2b/" + policy, axes);
+  bench::benchmark_block<JetBlock<jet_2b>, Cpu<P>>("jet_2b/" + policy, axes);
 }
 
 }  // namespace

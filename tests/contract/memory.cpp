@@ -1,16 +1,13 @@
 // Memory: a dry run plans what is then allocated; a decode step allocates nothing.
 #include <doctest/doctest.h>
 
-#include <atomic>
-
+#include "count_allocations.hpp"
 #include "small.hpp"
-
-/// Allocations of this program so far (count_allocations.cpp).
-extern std::atomic<long> allocations;
 
 using contract::make_weights;
 using contract::Small;
 using contract::tokens;
+using tests::allocations;
 
 TEST_CASE_TEMPLATE("memory_plan() equals what is then allocated", B, jet::Cpu<jet::precision::f64>,
                    jet::Cpu<jet::precision::f32>, jet::Cpu<jet::precision::bf16_weights>,

@@ -1,14 +1,18 @@
-// Properties that every block has, each written once over block and backend.
+// The blocks that properties are tried on.
 #pragma once
 
-#include <array>
-#include <numeric>
 #include <string>
 #include <vector>
+
+#include <jet/testing/conformance.hpp>
 
 #include "block_support.hpp"
 
 namespace tests {
+
+using jet::testing::in_pieces;
+using jet::testing::pieces_of;
+using jet::testing::random_pieces;
 
 // ---- the blocks that properties are tried on
 
@@ -34,41 +38,6 @@ inline HarnessOptions harness_options(i64 slots, int threads = 2) {
 
 inline double split_bound(jet::Precision const& p) {
   return tolerance(p, Check::split);
-}
-
-// Runs x in slot 0 from nothing, cut into the given pieces.
-template <class H> Matrix in_pieces(H& block, Matrix const& x, std::vector<i64> const& pieces) {
-  block.reset(0);
-  Matrix y(0, x.cols);
-  i64 at = 0;
-  for (i64 const n : pieces) {
-    y = jet::reference::concatenate(y, block.forward(0, jet::reference::rows_of(x, at, n)));
-    at += n;
-  }
-  REQUIRE(at == x.rows);
-  return y;
-}
-
-// Pieces of n, the last one shorter.
-inline std::vector<i64> pieces_of(i64 n, i64 total) {
-  std::vector<i64> pieces(static_cast<std::size_t>(total / n), n);
-  if (total % n != 0) {
-    pieces.push_back(total % n);
-  }
-  return pieces;
-}
-// Random pieces, empty ones among them.
-inline std::vector<i64> random_pieces(std::uint64_t seed, i64 total) {
-  jet::Random const random{seed, 3};
-  std::vector<i64> pieces;
-  i64 at = 0;
-  for (std::uint64_t i = 0; at < total; ++i) {
-    auto const limit = static_cast<std::uint64_t>(std::array{4, 20, 90}[random.uniform_below(2 * i, 3)]);
-    i64 const n = std::min(total - at, static_cast<i64>(random.uniform_below(2 * i + 1, limit)));
-    pieces.push_back(n);
-    at += n;
-  }
-  return pieces;
 }
 
 }  // namespace tests

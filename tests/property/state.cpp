@@ -1,88 +1,10 @@
-// State: none, kept, saved, loaded, forked, reset, paged, of another dtype.
+// State: paged, of another dtype. (What every block promises about its state: conformance.)
 #include "property_cases.hpp"
 
 namespace {
 
 using namespace tests;
 using jet::reference::rows_of;
-
-// Null rows mean zero at the start and nothing kept.
-template <class M, class B> void null_state() {
-  HarnessOptions options = harness_options(1);
-  Subject<M, B> kept(options);
-  options.keep_state = false;
-  Subject<M, B> null(options);
-  auto const before = null.raw_state(0);
-  for (i64 const n : odd_sizes()) {
-    CAPTURE(n);
-    Matrix const x = normal(n, M::width, 4);
-    kept.reset(0);
-    null.reset(0);
-    CHECK(same_bits(kept.forward(0, x), null.forward(0, x)));
-    CHECK(null.raw_state(0) == before);
-  }
-}
-TEST_CASE_TEMPLATE("a null state is a zero state that is not kept", B, F64, F32, Bf16) {
-  SUBCASE("full attention") {
-    null_state<Full, B>();
-  }
-  SUBCASE("sliding window") {
-    null_state<Window, B>();
-  }
-  SUBCASE("JetBlock") {
-    null_state<Jet, B>();
-  }
-  SUBCASE("MLP") {
-    null_state<Mlp, B>();
-  }
-}
-
-// A sequence goes on after save and load (another slot, another pool), fork, and starts anew after reset.
-template <class M, class B> void moves() {
-  Subject<M, B> block(harness_options(3)), other(harness_options(2));
-  for (i64 const prompt : {i64{0}, i64{1}, i64{3}, window, 2 * window + 5}) {
-    CAPTURE(prompt);
-    for (i64 slot = 0; slot < 3; ++slot) {
-      block.reset(slot);
-    }
-    Matrix const x = normal(prompt + 20, M::width, 6);
-    Matrix const head = rows_of(x, 0, prompt), tail = rows_of(x, prompt, 20);
-    block.forward(1, normal(37, M::width, 7));  // what a slot held before must not matter
-    Matrix const first = block.forward(0, head);
-    jet::SavedState const saved = block.save(0);
-    auto const state = block.state(0);
-    CHECK(saved.position == prompt);
-    block.fork(0, 2);
-    CHECK(same_bits(block.state(2), state));
-    Matrix const y = block.forward(0, tail);
-    CHECK(all_finite(y));
-    CHECK(same_bits(block.state(2), state));  // a fork is a copy
-    CHECK(same_bits(block.forward(2, tail), y));
-    block.load(1, saved);
-    CHECK(block.length(1) == prompt);
-    CHECK(same_bits(block.state(1), state));
-    CHECK(same_bits(block.forward(1, tail), y));
-    other.load(1, saved);
-    CHECK(same_bits(other.forward(1, tail), y));
-    block.reset(0);
-    CHECK(block.length(0) == 0);
-    CHECK(same_bits(block.forward(0, head), first));
-  }
-}
-TEST_CASE_TEMPLATE("save, load, fork, reset", B, F64, F32, Bf16) {
-  SUBCASE("full attention") {
-    moves<Full, B>();
-  }
-  SUBCASE("sliding window") {
-    moves<Window, B>();
-  }
-  SUBCASE("JetBlock") {
-    moves<Jet, B>();
-  }
-  SUBCASE("MLP") {
-    moves<Mlp, B>();
-  }
-}
 
 // Pages anywhere in the pool, in any order.
 template <class M, class B> void paged(i64 page_size) {

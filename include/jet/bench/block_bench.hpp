@@ -2,7 +2,7 @@
 /// Google Benchmark cases for any block, derived from its declaration: what it holds, what a call has to move, how
 /// its state grows. For the library's blocks and for your own alike:
 ///
-///   testing::benchmark_block<MyBlock, Cpu<precision::bf16>>("my_block/bf16");
+///   bench::benchmark_block<MyBlock, Cpu<precision::bf16>>("my_block/bf16");
 ///   ...
 ///   benchmark::RunSpecifiedBenchmarks();
 ///
@@ -31,7 +31,7 @@
 #include <jet/testing/block_harness.hpp>
 
 JET_NAMESPACE_BEGIN
-namespace testing {
+namespace bench {
 
 /// The axes of a block's cases.
 struct BlockBenchmark {
@@ -65,7 +65,7 @@ template <class M> constexpr i64 state_traffic(Precision const& p, i64 context) 
 /// One block with random parameters and input of `rows` tokens.
 template <Mixer M, Backend B> class BlockRunner {
  public:
-  BlockRunner(HarnessOptions const& options, i64 rows)
+  BlockRunner(testing::HarnessOptions const& options, i64 rows)
       : harness_(options),
         x_(harness_.backend(), rows, M::width, B::precision.act),
         y_(harness_.backend(), rows, M::width, B::precision.act) {
@@ -77,7 +77,7 @@ template <Mixer M, Backend B> class BlockRunner {
     }
     x_.set(x);
   }
-  BlockHarness<M, B>& harness() { return harness_; }
+  testing::BlockHarness<M, B>& harness() { return harness_; }
 
   /// The block on the first rows of the input.
   auto body() {
@@ -87,9 +87,9 @@ template <Mixer M, Backend B> class BlockRunner {
   }
 
  private:
-  BlockHarness<M, B> harness_;
-  Activation<B> x_;
-  Activation<B> y_;
+  testing::BlockHarness<M, B> harness_;
+  testing::Activation<B> x_;
+  testing::Activation<B> y_;
 };
 
 namespace detail {
@@ -120,7 +120,7 @@ void block_prefill(benchmark::State& state, i64 tokens, i64 chunk, BackendOption
   chunk = std::min(chunk, tokens);
   BlockRunner<M, B> runner({.slots = 1, .max_len = tokens, .backend = backend}, chunk);
   auto const body = runner.body();
-  PreparedCall<B> call(runner.harness().backend(), piece(1, chunk, tokens - chunk), body);
+  testing::PreparedCall<B> call(runner.harness().backend(), piece(1, chunk, tokens - chunk), body);
   for (auto _ : state) {
     runner.harness().pool().reset(runner.harness().backend(), 0);
     for (i64 at = 0; at < tokens; at += chunk) {
@@ -139,7 +139,7 @@ void block_decode(benchmark::State& state, i64 seqs, i64 context, BackendOptions
     runner.harness().fill(i, context);
   }
   auto const body = runner.body();
-  PreparedCall<B> call(runner.harness().backend(), piece(seqs, 1, context), body);
+  testing::PreparedCall<B> call(runner.harness().backend(), piece(seqs, 1, context), body);
   for (auto _ : state) {  // the same position again and again
     call.run(body);
     runner.harness().backend().sync();
@@ -174,5 +174,5 @@ template <Mixer M, Backend B> void benchmark_block(std::string const& name, Bloc
   }
 }
 
-}  // namespace testing
+}  // namespace bench
 JET_NAMESPACE_END
