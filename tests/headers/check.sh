@@ -52,6 +52,7 @@ needs() {
 }
 available() {
   if [[ ${JET_HAS_JSON:-1} == 0 ]] && needs "$1" 'nlohmann/'; then return 1; fi
+  if [[ ${JET_HAS_BENCHMARK:-1} == 0 ]] && needs "$1" 'benchmark/'; then return 1; fi
   if [[ ${JET_HAS_TOKENIZER:-1} == 0 ]] && needs "$1" 'pcre2\.h|utf8proc\.h'; then return 1; fi
   return 0
 }

@@ -1,0 +1,5 @@
+// expect: jet: on the CUDA backend weights, act and kv are each f32 or bf16
+// compilers: nvcc
+#include <jet/cuda.cuh>
+
+jet::Cuda<jet::Precision{.weights = jet::DType::f16}> backend;
