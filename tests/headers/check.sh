@@ -105,7 +105,7 @@ case $check in
       'jet/cuda/|jet/cuda\.cuh:|jet/core/macros\.hpp:'
     rule 'core/, op/, block/ and model/ include no backend' "${include}jet/(cpu|cuda)/" \
       'jet/(cpu|cuda|io|text|testing|train|bench)/|jet/[a-z_]*\.(hpp|cuh):'
-    rule 'no .hpp includes a .cuh' "${include}[^>]*\.cuh" 'jet/[a-z_/]*\.cuh:'
+    rule 'no .hpp includes a .cuh' "${include}[^>]*\.cuh" 'jet/[a-z0-9_/]*\.cuh:'
     rule 'headers are included as <jet/...>' '^ *# *include *"' 'nothing'
     rule 'no header opens a namespace of others' '^ *using namespace ' 'nothing'
     rule 'no header changes the options of the compiler for what follows' '^ *# *pragma *(GCC|clang) *(optimize|diagnostic *ignored)' \

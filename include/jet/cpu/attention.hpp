@@ -87,8 +87,10 @@ void attend(KernelTable<T> const& k, KeyValueRows const& keys, KeyValueRows cons
   std::fill_n(p.max, rows, none);
   std::fill_n(p.sum, rows, T{0});
   std::fill_n(p.out, rows * head, T{0});
-  i64 const tile =
-      rows < attention_rows ? attention_rows * attention_keys / std::max<i64>(rows, 8) : attention_keys;
+  i64 tile = attention_keys;  // 64 to 512 keys, a power of two: pages of 512 cut no tile
+  while (2 * tile * std::max<i64>(rows, 8) <= attention_rows * attention_keys) {
+    tile *= 2;
+  }
   int const key_type = storage_index(keys.fresh.dtype);
   int const value_type = storage_index(values.fresh.dtype);
   for (i64 at = low; at < high;) {
