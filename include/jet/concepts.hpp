@@ -53,9 +53,14 @@ concept NormLayer = HasParams<N> &&
   N::add_forward(ctx, w, x, x, x);
 };
 
-/// A block that can be trained.
+/// A block that can be trained: it says what its forward keeps, and has a backward (core/saved.hpp).
 template <class M>
-concept Trainable = Mixer<M> && HasSaved<M>;
+concept Trainable = Mixer<M> && HasSaved<M> &&
+    requires(Context<detail::AnyBackend>& ctx, typename M::template Params<Slot> const& w,
+             typename M::template State<Slot>& s, typename M::template Saved<Slot>& saved, View x) {
+  M::forward(ctx, w, s, x, x, &saved);
+  M::backward(ctx, w, s, x, saved, x, x, w, s, s);
+};
 
 /// A block that declares values that cross layers.
 template <class M>

@@ -8,6 +8,7 @@
 #include <jet/concepts.hpp>
 #include <jet/core/context.hpp>
 #include <jet/core/param.hpp>
+#include <jet/core/saved.hpp>
 #include <jet/core/state.hpp>
 #include <jet/op/gated_scan.hpp>
 #include <jet/op/linear.hpp>
@@ -54,7 +55,8 @@ struct JetBlockConfig {
 /// x, y (tokens, d_model). State: S [heads, head_k, head_v]; the last `conv` rows of u Wv^T, [conv, heads *
 /// head_v]. Cost per token: 2 FLOP per weight of the rank-2 rows, plus about 7 head_k head_v per head. Numerics: q,
 /// k, v, gates and the scan at acc; the value projection is rounded to act before the convolution, because the
-/// state keeps it so.
+/// state keeps it so. Training saves every projection, v, the scan's output and one state per chunk of 64 tokens;
+/// convolution kernels, gates, norms and the inside of chunks are recomputed.
 template <JetBlockConfig C> struct JetBlock {
   static_assert(C.valid(),
                 "jet: JetBlockConfig needs all sizes > 0 and heads * head_v a multiple of gen_reduction");
@@ -109,25 +111,88 @@ template <JetBlockConfig C> struct JetBlock {
             .conv = {"conv", {C.conv, C.value_dim()}, false, 0, Role::conv}};
   }
 
-  template <Backend B> static void forward(Context<B>& ctx, Params<Slot> const& w, State<Slot>& s, View x, View y) {
+  /// q, k before silu and norm, raw the value projection, hidden the generator's first product, o the scan's
+  /// output.
+  template <class T> struct Saved { T q, k, raw, v, z, a, b, hidden, o, states; };
+  static constexpr Saved<SavedSpec> saved() {
+    constexpr auto acc = SavedAs::acc;
+    return {.q = {"q", {C.key_dim()}, Per::token, acc},
+            .k = {"k", {C.key_dim()}, Per::token, acc},
+            .raw = {"raw", {C.value_dim()}, Per::token, SavedAs::act},
+            .v = {"v", {C.value_dim()}, Per::token, acc},
+            .z = {"z", {C.value_dim()}, Per::token, acc},
+            .a = {"a", {C.heads}, Per::token, acc},
+            .b = {"b", {C.heads}, Per::token, acc},
+            .hidden = {"hidden", {C.gen_dim()}, Per::token, acc},
+            .o = {"o", {C.value_dim()}, Per::token, acc},
+            .states = {"states", {C.heads, C.head_k, C.head_v}, Per::chunk, acc}};
+  }
+
+  template <Backend B>
+  static void forward(Context<B>& ctx, Params<Slot> const& w, State<Slot>& s, View x, View y,
+                      Saved<Slot>* saved = nullptr) {
     i64 const t = x.tokens();
+    bool const saving = saved != nullptr;
     View const q = ctx.accumulator(t, C.key_dim());
     View const k = ctx.accumulator(t, C.key_dim());
-    View const raw = ctx.scratch(t, C.value_dim());
-    View const v = ctx.accumulator(t, C.value_dim());
-    View const z = ctx.accumulator(t, C.value_dim());
-    View const a = ctx.accumulator(t, C.heads);
-    View const b = ctx.accumulator(t, C.heads);
-    View const hidden = ctx.accumulator(t, C.gen_dim());
+    View const raw = saving ? saved->raw.rows(0, t) : ctx.scratch(t, C.value_dim());
+    View const v = saving ? saved->v.rows(0, t) : ctx.accumulator(t, C.value_dim());
+    View const z = saving ? saved->z.rows(0, t) : ctx.accumulator(t, C.value_dim());
+    View const a = saving ? saved->a.rows(0, t) : ctx.accumulator(t, C.heads);
+    View const b = saving ? saved->b.rows(0, t) : ctx.accumulator(t, C.heads);
+    View const hidden = saving ? saved->hidden.rows(0, t) : ctx.accumulator(t, C.gen_dim());
     View const mixed = ctx.scratch(t, C.value_dim());
     ctx.run(op::Linears{}, x,
             std::array{op::Projection{w.q, {}, q}, op::Projection{w.k, {}, k}, op::Projection{w.v, {}, raw},
                        op::Projection{w.g, {}, z}, op::Projection{w.gen1, {}, hidden}, op::Projection{w.b, {}, b},
                        op::Projection{w.a, {}, a}});
     ctx.run(op::DynamicConv{C.conv}, hidden, w.gen2, w.gen2_bias, raw, s.conv, v);
-    ctx.run(op::DeltaMix<op::ScanShape{C.heads, C.head_k, C.head_v}>{C.norm_eps}, q, k, v, a, b, w.A_log, w.dt_bias,
-            s.recurrent, z, w.o_norm, mixed);
+    if (saving) {
+      ctx.run(mix(), q, k, v, a, b, w.A_log, w.dt_bias, s.recurrent, z, w.o_norm, mixed, mix_saved(*saved, t));
+    } else {
+      ctx.run(mix(), q, k, v, a, b, w.A_log, w.dt_bias, s.recurrent, z, w.o_norm, mixed);
+    }
     ctx.run(op::Linear{}, w.o, Slot{}, mixed, y);
+  }
+
+  template <Backend B>
+  static void backward(Context<B>& ctx, Params<Slot> const& w, State<Slot> const& s0, View x,
+                       Saved<Slot> const& saved, View dy, View dx, Params<Slot> const& dw,
+                       State<Slot> const& ds_end, State<Slot> const& ds_begin) {
+    i64 const t = x.tokens();
+    View const raw = saved.raw.rows(0, t), v = saved.v.rows(0, t), z = saved.z.rows(0, t);
+    View const a = saved.a.rows(0, t), b = saved.b.rows(0, t), hidden = saved.hidden.rows(0, t);
+    op::DeltaMixSaved const kept = mix_saved(saved, t);
+    View const mixed = ctx.scratch(t, C.value_dim());
+    View const dmixed = ctx.accumulator(t, C.value_dim());
+    View const dq = ctx.accumulator(t, C.key_dim());
+    View const dk = ctx.accumulator(t, C.key_dim());
+    View const dv = ctx.accumulator(t, C.value_dim());
+    View const dz = ctx.accumulator(t, C.value_dim());
+    View const da = ctx.accumulator(t, C.heads);
+    View const db = ctx.accumulator(t, C.heads);
+    View const dhidden = ctx.accumulator(t, C.gen_dim());
+    View const draw = dmixed;  // which is done with by then
+    if (dw.o) {
+      ctx.run(op::GatedRmsNorm{C.heads, C.head_v, C.norm_eps, false}, w.o_norm, kept.o, z, mixed);
+    }
+    ctx.run(op::Backward{op::Linear{}}, w.o, mixed, dy, dmixed, dw.o, Slot{});
+    ctx.run(op::Backward{mix()}, kept, v, a, b, w.A_log, w.dt_bias, z, w.o_norm, dmixed,
+            op::DeltaMixGradient{dq, dk, dv, da, db, dz, dw.A_log, dw.dt_bias, dw.o_norm, ds_end.recurrent,
+                                 ds_begin.recurrent});
+    ctx.run(op::Backward{op::DynamicConv{C.conv}}, hidden, w.gen2, w.gen2_bias, raw, s0.conv, dv, dhidden, draw,
+            dw.gen2, dw.gen2_bias, ds_end.conv, ds_begin.conv);
+    ctx.run(op::Backward{op::Linears{}}, x, dx,
+            std::array{op::ProjectionGradient{w.q, dq, dw.q, {}}, op::ProjectionGradient{w.k, dk, dw.k, {}},
+                       op::ProjectionGradient{w.v, draw, dw.v, {}}, op::ProjectionGradient{w.g, dz, dw.g, {}},
+                       op::ProjectionGradient{w.gen1, dhidden, dw.gen1, {}},
+                       op::ProjectionGradient{w.b, db, dw.b, {}}, op::ProjectionGradient{w.a, da, dw.a, {}}});
+  }
+
+ private:
+  static constexpr auto mix() { return op::DeltaMix<op::ScanShape{C.heads, C.head_k, C.head_v}>{C.norm_eps}; }
+  static op::DeltaMixSaved mix_saved(Saved<Slot> const& saved, i64 t) {
+    return {saved.q.rows(0, t), saved.k.rows(0, t), saved.o.rows(0, t), saved.states};
   }
 };
 

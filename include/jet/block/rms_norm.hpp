@@ -33,6 +33,18 @@ template <NormConfig C> struct RmsNorm {
   template <Backend B> static void add_forward(Context<B>& ctx, Params<Slot> const& w, View delta, View x, View y) {
     ctx.run(op::AddRmsNorm{C.eps}, w.weight, delta, x, y);
   }
+
+  /// Saves nothing but its input x, which the caller keeps. A null dx is not formed, a null dw.weight is frozen.
+  template <Backend B>
+  static void backward(Context<B>& ctx, Params<Slot> const& w, View x, View dy, View dx, Params<Slot> const& dw) {
+    ctx.run(op::Backward{op::RmsNorm{C.eps}}, w.weight, x, dy, dx, dw.weight);
+  }
+  /// The same, added to dx: of a norm whose input also goes on beside it, and of add_forward (x: the sum).
+  template <Backend B>
+  static void add_backward(Context<B>& ctx, Params<Slot> const& w, View x, View dy, View dx,
+                           Params<Slot> const& dw) {
+    ctx.run(op::Backward{op::AddRmsNorm{C.eps}}, w.weight, x, dy, dx, dw.weight);
+  }
 };
 
 JET_NAMESPACE_END

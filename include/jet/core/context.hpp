@@ -24,6 +24,7 @@ struct SharedSpec {
   Name name{};
   i64 width = 0;  // columns; rows are the call's tokens
   std::uint64_t key = 0;
+  bool gradient = false;  // the value depends on parameters or inputs: a backward carries its gradient
 };
 
 /// The value during a call. The first layer that finds it not filled fills it. In a backward, later layers add to
@@ -128,6 +129,18 @@ template <class B> class Context {
       }
     }
     return nullptr;
+  }
+  /// In a backward, for values whose spec says `gradient`: zeroed, before the last layer's backward.
+  void declare_shared_gradients() {
+    for (int i = 0; i < shared_count_; ++i) {
+      auto& slot = shared_[static_cast<std::size_t>(i)];
+      if (slot.spec.gradient) {
+        slot.grad = accumulator(batch_.tokens, slot.spec.width);
+        if (!planning()) {
+          backend_->zero(slot.grad.data, slot.grad.numel() * size_of(slot.grad.dtype));
+        }
+      }
+    }
   }
   /// The model calls this once per declared value before the first layer.
   void declare_shared(SharedSpec const& spec) {

@@ -97,7 +97,7 @@ template <class T, template <class> class H> constexpr auto to_array(H<T> const&
 
 /// Rows of parameters or state: each absent, or with a unique name and a shape.
 template <class Row, std::size_t N> constexpr bool well_formed(std::array<Row, N> const& rows) {
-  for (std::size_t i = 0; i < N; ++i) {
+  for (std::size_t i = 0; i < rows.size(); ++i) {
     if (rows[i].shape.rank == -1 && rows[i].name.empty()) {
       continue;  // absent
     }

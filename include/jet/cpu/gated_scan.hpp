@@ -22,7 +22,7 @@
 JET_NAMESPACE_BEGIN
 namespace cpu {
 
-inline constexpr i64 scan_chunk = 64;
+inline constexpr i64 scan_chunk = saved_chunk;
 inline constexpr i64 scan_block = 16;  // of the triangular solve and of vector decays
 inline constexpr i64 scan_few = 16;    // up to this many tokens the recurrence is used
 
@@ -102,6 +102,29 @@ void scan_recurrent(KernelTable<T> const& k, ScanRows<T> const& r, i64 tokens, T
     step.o = r.o + t * r.o_stride;
     k.scan_step(step);
   }
+}
+
+/// Decays of one token: 0, 1 or head_k.
+template <op::ScanShape C>
+inline constexpr i64 scan_decays = C.decay == op::Decay::channel ? C.head_k
+                                   : C.decay == op::Decay::head  ? 1
+                                                                 : 0;
+
+/// gamma[i, :] = sum of g over rows up to i.
+template <op::ScanShape C, class T> void scan_sums(ScanRows<T> const& r, i64 n, ScanSum<T, C>* gamma) {
+  constexpr i64 decays = scan_decays<C>;
+  for (i64 d = 0; d < decays; ++d) {
+    ScanSum<T, C> sum = 0;
+    for (i64 i = 0; i < n; ++i) {
+      sum += r.g[i * r.g_stride + d];
+      gamma[i * decays + d] = sum;
+    }
+  }
+}
+
+/// The scale of the query.
+template <class T, op::ScanShape C> T scan_scale() {
+  return static_cast<T>(C.scale != 0 ? C.scale : 1.0 / std::sqrt(static_cast<double>(C.head_k)));
 }
 
 /// to[i, :] = factor_i * e^(gamma_i) from[i, :], with gamma per row or per element.
@@ -193,7 +216,7 @@ void scan_one_chunk(KernelTable<T> const& k, ScanRows<T> const& r, i64 n, T scal
                     ScanScratch<T, C> const& m) {
   constexpr i64 dk = C.head_k;
   constexpr i64 dv = C.head_v;
-  constexpr i64 decays = C.decay == op::Decay::channel ? dk : C.decay == op::Decay::head ? 1 : 0;
+  constexpr i64 decays = scan_decays<C>;
   auto const beta = [&](i64 i) { return r.beta != nullptr ? r.beta[i * r.beta_stride] : T{1}; };
 
   ScanSum<T, C> sums[scan_chunk] = {};
@@ -201,13 +224,7 @@ void scan_one_chunk(KernelTable<T> const& k, ScanRows<T> const& r, i64 n, T scal
   if constexpr (C.decay == op::Decay::channel) {
     gamma = m.gamma;
   }
-  for (i64 d = 0; d < decays; ++d) {
-    ScanSum<T, C> sum = 0;
-    for (i64 i = 0; i < n; ++i) {
-      sum += r.g[i * r.g_stride + d];
-      gamma[i * decays + d] = sum;
-    }
-  }
+  scan_sums<C>(r, n, gamma);
 
   GemmNn<T> g;
   // U = diag(beta) (V - diag(e^gamma) K S)
@@ -280,18 +297,19 @@ void scan_one_chunk(KernelTable<T> const& k, ScanRows<T> const& r, i64 n, T scal
 template <op::ScanShape C> struct Kernel<op::GatedScan<C>, tag::cpu> {
   template <class B>
   static auto scratch(Context<B>& ctx, op::GatedScan<C> const&, View const&, View const&, View const&, View const&,
-                      View const&, Slot const&, View const&) {
+                      View const&, Slot const&, View const&, View const& = {}) {
     return cpu::worker_scratch(ctx, cpu::ScanScratch<cpu::scalar_of<B>, C>::size);
   }
   template <class B, class S>
   static void run(Context<B>& ctx, op::GatedScan<C> const&, S const& memory, View const& q, View const& k,
-                  View const& v, View const& g, View const& beta, Slot const& state, View const& o) {
+                  View const& v, View const& g, View const& beta, Slot const& state, View const& o,
+                  View const& states = {}) {
     using T = cpu::scalar_of<B>;
     constexpr i64 dk = C.head_k;
     constexpr i64 dv = C.head_v;
     constexpr i64 decays = C.decay == op::Decay::channel ? dk : 1;
     auto const& table = ctx.backend().kernels();
-    T const scale = static_cast<T>(C.scale != 0 ? C.scale : 1.0 / std::sqrt(static_cast<double>(dk)));
+    T const scale = cpu::scan_scale<T, C>();
     ctx.backend().parallel(ctx.seqs() * C.heads, [&](i64 task, int worker) {
       Sequence const seq = ctx.sequence(task / C.heads);
       i64 const h = task % C.heads;
@@ -314,6 +332,10 @@ template <op::ScanShape C> struct Kernel<op::GatedScan<C>, tag::cpu> {
       i64 const step = seq.tokens <= cpu::scan_few ? seq.tokens : cpu::scan_chunk;
       for (i64 first = 0; first < seq.tokens; first += step) {
         i64 const n = std::min(step, seq.tokens - first);
+        if (states) {
+          i64 const chunk = first_saved_chunk(ctx.batch(), seq.index) + first / cpu::scan_chunk;
+          std::copy_n(s, dk * dv, states.row<T>(chunk) + h * dk * dv);
+        }
         cpu::ScanRows<T> const rows{at(q, dk, first),   at(k, dk, first), at(v, dv, first), at(g, decays, first),
                                     at(beta, 1, first), at(o, dv, first), q.stride[0],      k.stride[0],
                                     v.stride[0],        g.stride[0],      beta.stride[0],   o.stride[0]};

@@ -65,6 +65,38 @@ template <class B> void conv_keep(Context<B>& ctx, i64 taps, View const& x, Slot
   }
 }
 
+/// The kernels [count, width * taps] of a tile of tokens and a block of channels; `hidden` is after silu.
+template <class T>
+void conv_generate(KernelTable<T> const& k, Sequence const& seq, i64 taps, i64 first, i64 count, i64 channel,
+                   i64 width, View const& hidden, Slot const& w2, Slot const& b2, T* kernels) {
+  GemmNt<T> g;
+  g.m = count;
+  g.n = width * taps;
+  g.k = hidden.width();
+  g.a = hidden.row_bytes(seq.begin + first);
+  g.lda = hidden.stride[0];
+  g.b = w2.row_bytes(channel * taps);
+  g.ldb = w2.stride[0];
+  g.c = kernels;
+  g.ldc = g.n;
+  g.bias = b2.as<T>() + channel * taps;
+  k.gemm_nt[storage_index(hidden.dtype)][storage_index(w2.dtype)][0](g);
+}
+
+/// to = silu(hidden), row by row, of any storage type; a worker's memory holds one row.
+template <class B, class T>
+void conv_silu(Context<B>& ctx, View const& hidden, View const& to, WorkerScratch<T> const& workers) {
+  auto const& k = ctx.backend().kernels();
+  i64 const r = hidden.width();
+  parallel_rows(ctx.backend(), hidden.tokens(), r, [&](i64 begin, i64 end, int worker) {
+    for (i64 t = begin; t < end; ++t) {
+      T* const out = row_target(to.dtype, to.row_bytes(t), workers.of(worker));
+      k.silu(r, hidden.row<T>(t), out);
+      store_row(k, to.dtype, out, r, to.row_bytes(t));
+    }
+  });
+}
+
 /// f(seq, first token, tokens, first channel, channels, worker) over all tiles of all active sequences.
 template <class B, class F> void conv_tiles(Context<B>& ctx, i64 channels, F const& f) {
   i64 const blocks = (channels + conv_channels - 1) / conv_channels;
@@ -128,41 +160,23 @@ template <> struct Kernel<op::DynamicConv, tag::cpu> {
     using T = cpu::scalar_of<B>;
     auto const& k = ctx.backend().kernels();
     JET_ASSERT(op.taps <= cpu::max_conv_taps);
-    i64 const r = hidden.width();
-    cpu::parallel_rows(ctx.backend(), hidden.tokens(), r, [&](i64 begin, i64 end, int worker) {
-      for (i64 t = begin; t < end; ++t) {
-        T* const out = cpu::row_target(memory.hidden.dtype, memory.hidden.row_bytes(t), memory.workers.of(worker));
-        k.silu(r, hidden.row<T>(t), out);
-        cpu::store_row(k, memory.hidden.dtype, out, r, memory.hidden.row_bytes(t));
-      }
-    });
-    cpu::conv_tiles(ctx, x.width(),
-                    [&](Sequence const& seq, i64 first, i64 count, i64 channel, i64 width, int worker) {
-                      T* const window = memory.workers.of(worker);
-                      T* const kernels = window + (cpu::conv_tokens + op.taps) * cpu::conv_channels;
-                      cpu::conv_window(k, seq, op.taps, first, count, channel, width, x, state, window);
-                      cpu::GemmNt<T> g;
-                      g.m = count;
-                      g.n = width * op.taps;
-                      g.k = r;
-                      g.a = memory.hidden.row_bytes(seq.begin + first);
-                      g.lda = memory.hidden.stride[0];
-                      g.b = w2.row_bytes(channel * op.taps);
-                      g.ldb = w2.stride[0];
-                      g.c = kernels;
-                      g.ldc = g.n;
-                      g.bias = b2.as<T>() + channel * op.taps;
-                      k.gemm_nt[cpu::storage_index(memory.hidden.dtype)][cpu::storage_index(w2.dtype)][0](g);
-                      T const* rows[cpu::max_conv_taps];
-                      for (i64 t = 0; t < count; ++t) {
-                        for (i64 i = 0; i < op.taps; ++i) {
-                          rows[i] = window + (t + i) * width;
-                        }
-                        T* const out = y.row<T>(seq.begin + first + t) + channel;
-                        k.conv(width, static_cast<int>(op.taps), rows, kernels + t * g.n, nullptr, out);
-                        k.silu(width, out, out);
-                      }
-                    });
+    cpu::conv_silu(ctx, hidden, memory.hidden, memory.workers);
+    cpu::conv_tiles(
+        ctx, x.width(), [&](Sequence const& seq, i64 first, i64 count, i64 channel, i64 width, int worker) {
+          T* const window = memory.workers.of(worker);
+          T* const kernels = window + (cpu::conv_tokens + op.taps) * cpu::conv_channels;
+          cpu::conv_window(k, seq, op.taps, first, count, channel, width, x, state, window);
+          cpu::conv_generate(k, seq, op.taps, first, count, channel, width, memory.hidden, w2, b2, kernels);
+          T const* rows[cpu::max_conv_taps];
+          for (i64 t = 0; t < count; ++t) {
+            for (i64 i = 0; i < op.taps; ++i) {
+              rows[i] = window + (t + i) * width;
+            }
+            T* const out = y.row<T>(seq.begin + first + t) + channel;
+            k.conv(width, static_cast<int>(op.taps), rows, kernels + t * width * op.taps, nullptr, out);
+            k.silu(width, out, out);
+          }
+        });
     cpu::conv_keep(ctx, op.taps, x, state);
   }
 };

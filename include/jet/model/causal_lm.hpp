@@ -24,6 +24,7 @@
 #include <jet/core/error.hpp>
 #include <jet/core/fixed_string.hpp>
 #include <jet/core/param.hpp>
+#include <jet/core/saved.hpp>
 #include <jet/core/state.hpp>
 #include <jet/model/config.hpp>
 #include <jet/model/hf_names.hpp>
@@ -39,6 +40,9 @@ struct NoMlp {
   static constexpr Params<ParamSpec> params() { return {}; }
   static constexpr State<StateSpec> state() { return {}; }
 };
+/// A forward that keeps nothing for a backward.
+struct SaveNothing {};
+
 /// In a Bind: the model's own MLP, shared by the letters of one layer.
 struct ModelMlp {};
 /// In a Bind: the model's own norm, shared by the letters of one layer.
@@ -185,11 +189,13 @@ template <LmConfig C, fixed_string Plan, class... Binds> struct CausalLM {
 
   /// Runs layers [from, layers) of plan `p` on the residual stream x (tokens, d_model), in place.
   /// `weights` and `state` give each layer its tensors: weights.layer<L>(l), state.layer<L>(l) (a null state means
-  /// zero and not kept); tap is called as tap(layer, Point, View).
-  template <Backend B, class W, class S, class Tap>
-  static void forward(Context<B>& ctx, W& weights, S& state, std::string_view p, i64 from, View const& x,
-                      Tap&& tap) {
+  /// zero and not kept); tap is called as tap(layer, Point, View). With `saved` (SavedValues, model/training.hpp)
+  /// it keeps what `backward` needs.
+  template <Backend B, class W, class S, class Tap, class Save = SaveNothing>
+  static void forward(Context<B>& ctx, W& weights, S& state, std::string_view p, i64 from, View const& x, Tap&& tap,
+                      Save const& saved = {}) {
     constexpr bool tapped = !std::is_same_v<std::remove_cvref_t<Tap>, NoTap>;
+    constexpr bool saving = !std::is_same_v<Save, SaveNothing>;
     auto const observe = [&](i64 l, Point point, View const& v) {
       if constexpr (tapped) {
         if (!ctx.planning()) {
@@ -206,6 +212,13 @@ template <LmConfig C, fixed_string Plan, class... Binds> struct CausalLM {
       for_letter(p[static_cast<std::size_t>(l)], [&]<class L>() {
         auto&& w = weights.template layer<L>(l);
         auto&& s = state.template layer<L>(l);
+        auto kept = [&] {
+          if constexpr (saving) {
+            return saved.template layer<L>(l);
+          } else {
+            return 0;
+          }
+        }();
         auto const normalise = [&](auto const& norm_weights) {
           if (pending) {
             L::norm::add_forward(ctx, norm_weights, y, x, h);
@@ -217,12 +230,22 @@ template <LmConfig C, fixed_string Plan, class... Binds> struct CausalLM {
         normalise(w.mixer_norm());
         observe(l, Point::mixer_in, h);
         i64 const mark = ctx.stack().mark();
-        L::mixer::forward(ctx, w.mixer(), s.mixer(), h, y);
+        if constexpr (saving) {
+          copy_rows(ctx, x, kept.mixer_input);
+          L::mixer::forward(ctx, w.mixer(), s.mixer(), h, y, &kept.mixer);
+        } else {
+          L::mixer::forward(ctx, w.mixer(), s.mixer(), h, y);
+        }
         ctx.stack().release(mark);
         observe(l, Point::mixer_out, y);
         if constexpr (L::has_mlp) {
           normalise(w.mlp_norm());
-          L::mlp::forward(ctx, w.mlp(), s.mlp(), h, y);
+          if constexpr (saving) {
+            copy_rows(ctx, x, kept.mlp_input);
+            L::mlp::forward(ctx, w.mlp(), s.mlp(), h, y, &kept.mlp);
+          } else {
+            L::mlp::forward(ctx, w.mlp(), s.mlp(), h, y);
+          }
           ctx.stack().release(mark);
           observe(l, Point::mlp_out, y);
         }
@@ -238,6 +261,71 @@ template <LmConfig C, fixed_string Plan, class... Binds> struct CausalLM {
     }
   }
 
+  /// The backward of a saving forward that began with a zero state, through layers [from, layers) in reverse.
+  /// dx (tokens, d_model) at acc: the gradient of the residual stream after the last layer, becomes that before
+  /// layer `from`; with `input` false nobody reads that, and what only it needs is not formed. Gradients of
+  /// parameters (Gradients, model/training.hpp) are added to, null ones are frozen. `tap` is called with the
+  /// gradient at every point, in the reverse of the forward's order, and may add to it. Runs in the forward's
+  /// context, or in one whose values that cross layers are filled.
+  template <Backend B, class W, class Save, class G, class Tap>
+  static void backward(Context<B>& ctx, W& weights, Save const& saved, std::string_view p, i64 from, View const& dx,
+                       bool input, G& gradients, Tap&& tap) {
+    constexpr bool tapped = !std::is_same_v<std::remove_cvref_t<Tap>, NoTap>;
+    auto const observe = [&](i64 l, Point point, View const& v) {
+      if constexpr (tapped) {
+        if (!ctx.planning()) {
+          tap(l, point, v);
+        }
+      }
+    };
+    View const h = ctx.scratch(dx.tokens(), C.d_model);
+    View const dh = ctx.accumulator(dx.tokens(), C.d_model);
+    View const dy = tapped ? ctx.accumulator(dx.tokens(), C.d_model) : dx;
+    ctx.declare_shared_gradients();
+    for (i64 l = layers - 1; l >= from; --l) {
+      ctx.layer = static_cast<int>(l);
+      for_letter(p[static_cast<std::size_t>(l)], [&]<class L>() {
+        auto&& w = weights.template layer<L>(l);
+        auto&& g = gradients.template layer<L>(l);
+        auto const kept = saved.template layer<L>(l);
+        // the part y = M(norm(x)) of x + y: dx is the gradient of the sum before, of x afterwards
+        auto const part = [&]<class M>(std::type_identity<M>, Point out, Point in, View const& x, auto const& norm,
+                                       auto const& dnorm, auto const& own, auto const& kept_own, auto const& down,
+                                       bool last) {
+          constexpr bool trainable = Trainable<M>;
+          static_assert(trainable, "jet: a block of a model that is trained has no backward (core/saved.hpp)");
+          if constexpr (trainable) {
+            typename M::template State<Slot> const none{};
+            bool const wanted = !last || input || any(as_slots<typename L::norm>(dnorm)) || tapped;
+            if constexpr (tapped) {
+              copy_rows(ctx, dx, dy);
+            }
+            observe(l, out, dy);
+            i64 const mark = ctx.stack().mark();
+            L::norm::forward(ctx, norm, x, h);
+            M::backward(ctx, own, none, h, kept_own, dy, wanted ? dh : View{}, down, none, none);
+            ctx.stack().release(mark);
+            if (wanted) {
+              if (in == Point::mixer_in) {
+                observe(l, in, dh);
+              }
+              L::norm::add_backward(ctx, norm, x, dh, dx, dnorm);
+            }
+          }
+        };
+        observe(l, Point::layer_out, dx);
+        View const& x = kept.mixer_input;
+        i64 const t = dx.tokens();
+        if constexpr (L::has_mlp) {
+          part(std::type_identity<typename L::mlp>{}, Point::mlp_out, Point::mlp_out, kept.mlp_input.rows(0, t),
+               w.mlp_norm(), g.mlp_norm(), w.mlp(), kept.mlp, g.mlp(), false);
+        }
+        part(std::type_identity<typename L::mixer>{}, Point::mixer_out, Point::mixer_in, x.rows(0, t),
+             w.mixer_norm(), g.mixer_norm(), w.mixer(), kept.mixer, g.mixer(), l == from);
+      });
+    }
+  }
+
   /// Reserves the values that cross layers, those of all bound letters, once per call.
   template <Backend B> static void declare_shared(Context<B>& ctx) {
     for_each_letter([&]<class L, std::size_t>() {
@@ -250,6 +338,15 @@ template <LmConfig C, fixed_string Plan, class... Binds> struct CausalLM {
   }
 
  private:
+  template <std::size_t N> static bool any(std::array<Slot, N> const& slots) {
+    for (Slot const& slot : slots) {
+      if (slot) {
+        return true;
+      }
+    }
+    return false;
+  }
+
   static constexpr auto plan_ = Plan;
 };
 

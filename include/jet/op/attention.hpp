@@ -6,6 +6,7 @@
 
 #include <jet/core/context.hpp>
 #include <jet/core/view.hpp>
+#include <jet/op/backward.hpp>
 
 JET_NAMESPACE_BEGIN
 namespace op {
@@ -18,6 +19,13 @@ struct AttentionShape {
   i64 window = 0;    // query i sees keys [i - window + 1, i]; 0: all before it
 };
 
+/// Where the gradients of an attention go. The caches' gradients [slots, capacity, kv_heads, head] at acc: `end`
+/// for the caches after the call, `begin` before it.
+struct AttentionGradient {
+  View q{}, k{}, v{};
+  Slot key_end{}, value_end{}, key_begin{}, value_begin{};
+};
+
 /// o_i = sum_j softmax_j(head^-1/2 q_i . k_j) v_j over the visible j.
 ///   args: View q (tokens, heads * head), View k, v (tokens, kv_heads * head), rotated, at acc;
 ///         Slot key, value of the state [slots, capacity, kv_heads, head] (null: no cache is read or kept);
@@ -26,6 +34,10 @@ struct AttentionShape {
 /// nothing. The new tokens attend over what the cache held and over themselves, and are written afterwards: with a
 /// window the cache is a ring of `capacity` rows, row = position mod capacity. Cost: 4 heads head L FLOP per token
 /// at L visible keys.
+/// Saving: one more argument, View lse (tokens, heads) at acc: log sum_j e^(head^-1/2 q_i . k_j).
+/// Backward: View q, k, v as in the forward, Slot key, value (before the call; null: no cache), View o, View lse,
+///         View do (tokens, heads * head), AttentionGradient const&. Saves its inputs, o and lse; probabilities are
+///         recomputed in tiles. The rows of the caches' gradients lie as the caches' rows do. No page tables.
 template <AttentionShape C> struct Attention {
   static constexpr std::string_view name = "attention";
   static constexpr AttentionShape c = C;

@@ -7,6 +7,7 @@
 
 #include <jet/core/context.hpp>
 #include <jet/core/view.hpp>
+#include <jet/op/backward.hpp>
 
 JET_NAMESPACE_BEGIN
 namespace op {
@@ -14,6 +15,7 @@ namespace op {
 /// x[t] = E[ids[t]]; rows of inactive sequences are not read and become 0.
 ///   args: Slot table [vocab, d_model], std::int32_t const* ids [tokens] in the backend's memory, View x (tokens,
 ///   d_model)
+/// Backward: std::int32_t const* ids, View dx, Slot dtable. dtable[ids[t]] += dx[t].
 struct Embedding {
   static constexpr std::string_view name = "embedding";
 };

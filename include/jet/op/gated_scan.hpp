@@ -11,7 +11,9 @@
 #include <string_view>
 
 #include <jet/core/context.hpp>
+#include <jet/core/saved.hpp>
 #include <jet/core/view.hpp>
+#include <jet/op/backward.hpp>
 #include <jet/op/norm.hpp>
 
 JET_NAMESPACE_BEGIN
@@ -43,17 +45,44 @@ struct ScanShape {
 /// recurrence; both give the same answer up to rounding. Only e^(difference of cumulative decays) <= 1 is ever
 /// formed. Cost per head and token: about 7 head_k head_v FLOP recurrent, 2 C (2 head_k + head_v) + 6 head_k head_v
 /// in chunks.
+/// Saving: one more argument, View states (chunks, heads, head_k, head_v) at acc: the state at the start of every
+/// chunk of 64 tokens (core/saved.hpp).
+/// Backward: View q, k, v, g, beta as in the forward, View states, View do (tokens, heads * head_v),
+///         ScanGradient const&. Saves its inputs and states; everything inside a chunk is recomputed in the chunk
+///         form, whatever form the forward took. Cost: about 2.5 times the forward.
 template <ScanShape C> struct GatedScan {
   static constexpr std::string_view name = "gated_scan";
   static constexpr ScanShape c = C;
   static_assert(C.heads > 0 && C.head_k > 0 && C.head_v > 0, "jet: a scan needs heads, head_k and head_v > 0");
 };
 
+/// Where the gradients of a scan go: views shaped as the inputs (dg null for Decay::none, dbeta null without beta),
+/// and the state's [slots, heads, head_k, head_v].
+struct ScanGradient {
+  View q{}, k{}, v{}, g{}, beta{};
+  Slot state_end{}, state_begin{};
+};
+
 /// The gates of Gated DeltaNet and JetBlock: g = -exp(A_log) softplus(a + dt_bias), beta = sigmoid(b), per head.
 ///   args: View a, b (tokens, heads) logits at acc, Slot A_log, dt_bias [heads], View g, beta (tokens, heads) at
 ///   acc
+/// Backward: View a, b, Slot A_log, dt_bias, View dg, dbeta, View da, db (both formed; may be dg and dbeta),
+///         Slot dA_log, ddt_bias. Saves a and b.
 struct DeltaGates {
   static constexpr std::string_view name = "delta_gates";
+};
+
+/// What DeltaMix keeps when it saves, beside its inputs: q and k as they came in, the scan's output, its states.
+struct DeltaMixSaved {
+  View q{}, k{};
+  View o{};
+  View states{};
+};
+/// Where the gradients of DeltaMix go, shaped as its inputs.
+struct DeltaMixGradient {
+  View q{}, k{}, v{}, a{}, b{}, z{};
+  Slot a_log{}, dt_bias{}, o_norm{};
+  Slot state_end{}, state_begin{};
 };
 
 /// The core of JetBlock between its products: silu and l2 norm of q and k, gates, scan, gated norm.
@@ -61,6 +90,9 @@ struct DeltaGates {
 ///         View z (tokens, heads * head_v) gate logits at acc, Slot o_norm [head_v], View y (tokens, heads *
 ///         head_v)
 /// q and k are overwritten. Gated DeltaNet, whose q and k come from a convolution with silu, clears `silu_qk`.
+/// Saving: one more argument, DeltaMixSaved.
+/// Backward: DeltaMixSaved (q and k raw), View v, a, b, Slot A_log, dt_bias, View z, Slot o_norm, View dy,
+///         DeltaMixGradient. Recomputes the normalised q and k and the gates.
 template <ScanShape C> struct DeltaMix {
   static constexpr std::string_view name = "delta_mix";
   static constexpr ScanShape c = C;
@@ -70,16 +102,54 @@ template <ScanShape C> struct DeltaMix {
   template <class B>
   static void compose(Context<B>& ctx, DeltaMix const& op, View const& q, View const& k, View const& v,
                       View const& a, View const& b, Slot const& a_log, Slot const& dt_bias, Slot const& state,
-                      View const& z, Slot const& o_norm, View const& y) {
+                      View const& z, Slot const& o_norm, View const& y, DeltaMixSaved const& saved = {}) {
     i64 const t = q.tokens();
+    bool const saving = static_cast<bool>(saved.states);
     View const g = ctx.accumulator(t, C.heads);
     View const beta = ctx.accumulator(t, C.heads);
-    View const o = ctx.accumulator(t, C.heads * C.head_v);
-    ctx.run(L2Norm{C.heads, C.head_k, 1e-6, op.silu_qk}, q);
-    ctx.run(L2Norm{C.heads, C.head_k, 1e-6, op.silu_qk}, k);
+    View const o = saving ? saved.o : ctx.accumulator(t, C.heads * C.head_v);
+    if (saving) {
+      copy_rows(ctx, q, saved.q);
+      copy_rows(ctx, k, saved.k);
+    }
+    normalise(ctx, op, q, k);
     ctx.run(DeltaGates{}, a, b, a_log, dt_bias, g, beta);
-    ctx.run(GatedScan<C>{}, q, k, v, g, beta, state, o);
-    ctx.run(GatedRmsNorm{C.heads, C.head_v, op.norm_eps, false}, o_norm, o, z, y);
+    if (saving) {
+      run_saving(ctx, GatedScan<C>{}, q, k, v, g, beta, state, o, saved.states);
+    } else {
+      ctx.run(GatedScan<C>{}, q, k, v, g, beta, state, o);
+    }
+    ctx.run(gated_norm(op), o_norm, o, z, y);
+  }
+
+  template <class B>
+  static void compose_backward(Context<B>& ctx, DeltaMix const& op, DeltaMixSaved const& saved, View const& v,
+                               View const& a, View const& b, Slot const& a_log, Slot const& dt_bias, View const& z,
+                               Slot const& o_norm, View const& dy, DeltaMixGradient const& to) {
+    i64 const t = v.tokens();
+    View const q = ctx.accumulator(t, C.heads * C.head_k);
+    View const k = ctx.accumulator(t, C.heads * C.head_k);
+    View const g = ctx.accumulator(t, C.heads);
+    View const beta = ctx.accumulator(t, C.heads);
+    View const d_o = ctx.accumulator(t, C.heads * C.head_v);
+    copy_rows(ctx, saved.q, q);
+    copy_rows(ctx, saved.k, k);
+    normalise(ctx, op, q, k);
+    ctx.run(DeltaGates{}, a, b, a_log, dt_bias, g, beta);
+    ctx.run(Backward{gated_norm(op)}, o_norm, saved.o, z, dy, d_o, to.z, to.o_norm);
+    ctx.run(Backward{GatedScan<C>{}}, q, k, v, g, beta, saved.states, d_o,
+            ScanGradient{to.q, to.k, to.v, to.a, to.b, to.state_end, to.state_begin});
+    ctx.run(Backward{DeltaGates{}}, a, b, a_log, dt_bias, to.a, to.b, to.a, to.b, to.a_log, to.dt_bias);
+    ctx.run(Backward{l2_norm(op)}, saved.q, to.q);
+    ctx.run(Backward{l2_norm(op)}, saved.k, to.k);
+  }
+
+ private:
+  static L2Norm l2_norm(DeltaMix const& op) { return {C.heads, C.head_k, 1e-6, op.silu_qk}; }
+  static GatedRmsNorm gated_norm(DeltaMix const& op) { return {C.heads, C.head_v, op.norm_eps, false}; }
+  template <class B> static void normalise(Context<B>& ctx, DeltaMix const& op, View const& q, View const& k) {
+    ctx.run(l2_norm(op), q);
+    ctx.run(l2_norm(op), k);
   }
 };
 

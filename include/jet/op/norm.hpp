@@ -6,12 +6,15 @@
 
 #include <jet/core/context.hpp>
 #include <jet/core/view.hpp>
+#include <jet/op/backward.hpp>
 
 JET_NAMESPACE_BEGIN
 namespace op {
 
 /// y = w * x / sqrt(mean(x^2) + eps), per row (arXiv 1910.07467).
 ///   args: Slot weight [width], View x (tokens, width), View y (tokens, width)
+/// Backward: Slot weight, View x, View dy, View dx, Slot dweight. Saves x; the statistics are recomputed.
+///   with r = 1 / sqrt(mean(x^2) + eps), m = dy w:  dx = r (m - r^2 x mean(m x)) ;  dw += sum_t dy r x
 struct RmsNorm {
   static constexpr std::string_view name = "rms_norm";
   double eps = 1e-6;
@@ -19,6 +22,8 @@ struct RmsNorm {
 
 /// x = x + delta (rounded to x's dtype), then y = rms_norm(x): a residual addition with the norm that follows it.
 ///   args: Slot weight, View delta (tokens, width), View x in and out, View y
+/// Backward: Slot weight, View x (the sum), View dy, View dx, Slot dweight. Saves the sum. dx holds the gradient of
+/// the sum from elsewhere, and the norm's is added to it; the result is the gradient of both addends.
 struct AddRmsNorm {
   static constexpr std::string_view name = "add_rms_norm";
   double eps = 1e-6;
@@ -31,6 +36,7 @@ struct Add {
 
 /// RMSNorm of each head in place; the weight [head] is shared by all heads (query/key norm).
 ///   args: Slot weight [head], View x (tokens, heads * head) at acc
+/// Backward: Slot weight, View x (before the norm), View dx in place (in: of the output), Slot dweight. Saves x.
 struct HeadNorm {
   static constexpr std::string_view name = "head_norm";
   i64 heads = 1;
@@ -40,6 +46,8 @@ struct HeadNorm {
 
 /// x = x / sqrt(sum(x^2) + eps) per head, in place, after silu when `silu` is set.
 ///   args: View x (tokens, heads * head) at acc
+/// Backward: View x (before silu and norm), View dx in place (in: of the output). Saves x.
+///   with r = 1 / sqrt(sum(x^2) + eps), y = r x:  dx = r (dy - y (y . dy)), then times silu'
 struct L2Norm {
   static constexpr std::string_view name = "l2_norm";
   i64 heads = 1;
@@ -53,6 +61,8 @@ struct L2Norm {
 /// (Mamba2).
 ///   args: Slot weight [head] (gate_first: [heads * head]), View x (tokens, heads * head) at acc, View z the same
 ///         shape at acc, View y (tokens, heads * head)
+/// Backward: Slot weight, View x, z, View dy, View dx, View dz, Slot dweight. Saves x and z. dx and dz may not be
+/// null, dy may not be one of them.
 struct GatedRmsNorm {
   static constexpr std::string_view name = "gated_rms_norm";
   i64 heads = 1;

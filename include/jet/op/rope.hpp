@@ -10,6 +10,8 @@
 
 #include <jet/core/context.hpp>
 #include <jet/core/view.hpp>
+#include <jet/op/backward.hpp>
+#include <jet/op/norm.hpp>
 
 JET_NAMESPACE_BEGIN
 
@@ -72,10 +74,35 @@ struct RopeTable {
 
 /// y[m] = x[m] cos_m - x[m+h/2] sin_m ; y[m+h/2] = x[m+h/2] cos_m + x[m] sin_m, per head, in place.
 ///   args: View table (tokens, head), View x (tokens, heads * head) at acc
+/// Backward: View table, View dx in place: the inverse rotation.
 struct Rope {
   static constexpr std::string_view name = "rope";
   i64 heads = 1;
   i64 head = 1;
+};
+
+/// Queries and keys on their way to attention, in place: HeadNorm of both where there are weights, then Rope.
+///   args: View table (tokens, head), Slot q_norm, k_norm [head] (null: no norm), View q (tokens, heads * head),
+///         View k (tokens, kv_heads * head) at acc
+struct RotateHeads {
+  static constexpr std::string_view name = "rotate_heads";
+  i64 heads = 1;
+  i64 kv_heads = 1;
+  i64 head = 1;
+  double eps = 1e-6;
+
+  template <class B>
+  static void compose(Context<B>& ctx, RotateHeads const& op, View const& table, Slot const& q_norm,
+                      Slot const& k_norm, View const& q, View const& k) {
+    if (q_norm) {
+      ctx.run(HeadNorm{op.heads, op.head, op.eps}, q_norm, q);
+    }
+    if (k_norm) {
+      ctx.run(HeadNorm{op.kv_heads, op.head, op.eps}, k_norm, k);
+    }
+    ctx.run(Rope{op.heads, op.head}, table, q);
+    ctx.run(Rope{op.kv_heads, op.head}, table, k);
+  }
 };
 
 }  // namespace op
