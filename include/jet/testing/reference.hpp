@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <any>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <functional>
@@ -728,6 +729,21 @@ inline Matrix jet_block(JetBlockParams const& params, JetBlockConfig const& conf
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// What the linear-attention layers share
+
+/// silu(conv(x)); silu(x) for empty kernels.
+inline Matrix convolved_silu(Matrix const& x, Matrix const& kernels, Matrix& state) {
+  return kernels.empty() ? silu(x) : short_conv(x, kernels, {}, true, state);
+}
+
+/// Per head `w * rms(o) * silu(u g_proj^T)`; an empty g_proj leaves out the gate.
+inline Matrix head_norm(Matrix const& o, Matrix const& u, Matrix const& g_proj, Vector const& weight, double eps,
+                        i64 heads) {
+  return g_proj.empty() ? rms_norm(o, weight, eps, heads)
+                        : gated_rms_norm(GateOrder::norm_first, o, linear(u, g_proj), weight, eps, heads);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Gated DeltaNet (arXiv 2412.06464)
 
 struct GatedDeltaNetConfig {
@@ -740,7 +756,8 @@ struct GatedDeltaNetConfig {
   bool allow_neg_eigval = false;  ///< beta in (0, 2) instead of (0, 1), arXiv 2411.12537
 };
 
-/// With D = d_model, K = heads * head_k, V = value_heads * head_v.
+/// With D = d_model, K = heads * head_k, V = value_heads * head_v. Without a gate g_proj is empty, without short
+/// convolutions their kernels are.
 struct GatedDeltaNetParams {
   Matrix q_proj, k_proj;          // [K, D]
   Matrix v_proj, g_proj;          // [V, D]
@@ -765,11 +782,9 @@ inline Matrix gated_deltanet(GatedDeltaNetParams const& params, GatedDeltaNetCon
               params.v_proj.rows == value_heads * config.head_v,
           "gated_deltanet: parameters or input do not fit the configuration");
 
-  Matrix const q =
-      l2_norm(short_conv(linear(u, params.q_proj), params.q_conv, {}, true, state.q_conv), 1e-6, heads);
-  Matrix const k =
-      l2_norm(short_conv(linear(u, params.k_proj), params.k_conv, {}, true, state.k_conv), 1e-6, heads);
-  Matrix const v = short_conv(linear(u, params.v_proj), params.v_conv, {}, true, state.v_conv);
+  Matrix const q = l2_norm(convolved_silu(linear(u, params.q_proj), params.q_conv, state.q_conv), 1e-6, heads);
+  Matrix const k = l2_norm(convolved_silu(linear(u, params.k_proj), params.k_conv, state.k_conv), 1e-6, heads);
+  Matrix const v = convolved_silu(linear(u, params.v_proj), params.v_conv, state.v_conv);
   double const largest_beta = config.allow_neg_eigval ? 2 : 1;
   Matrix const beta = map(linear(u, params.b_proj), [&](double b) { return largest_beta * sigmoid(b); });
   Matrix const g = softplus_decay(linear(u, params.a_proj), params.a_log, params.dt_bias);
@@ -781,9 +796,336 @@ inline Matrix gated_deltanet(GatedDeltaNetParams const& params, GatedDeltaNetCon
                         .scale = 1 / std::sqrt(static_cast<double>(config.head_k))};
   Matrix const o = scan(core, q, k, v, g, beta, state.recurrent);
 
-  Matrix const z = linear(u, params.g_proj);
-  return linear(gated_rms_norm(GateOrder::norm_first, o, z, params.o_norm, config.norm_eps, value_heads),
-                params.o_proj);
+  return linear(head_norm(o, u, params.g_proj, params.o_norm, config.norm_eps, value_heads), params.o_proj);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// DeltaNet (arXiv 2406.06484), GLA (2312.06635) and RetNet (2307.08621) as flash-linear-attention has them
+
+/// Sizes and options of all three; a layer reads those that it has.
+struct LinearAttentionConfig {
+  i64 d_model = 0;
+  i64 heads = 0;     ///< of queries, states and outputs
+  i64 kv_heads = 0;  ///< of keys, values and decays; 0 means `heads`
+  i64 head_k = 0;
+  i64 head_v = 0;
+  double norm_eps = 1e-5;
+  double rope_theta = 1e4;        ///< RetNet
+  double normalizer = 16;         ///< GLA
+  double clamp_min = -1e300;      ///< GLA
+  bool allow_neg_eigval = false;  ///< DeltaNet: beta in (0, 2)
+  /// Of queries and keys after the convolution; DeltaNet's takes the place of the convolution's silu.
+  std::function<double(double)> feature_map{};
+};
+
+/// Empty: the layer has none.
+struct LinearAttentionParams {
+  Matrix q_proj, k_proj, v_proj, g_proj, o_proj;  // [heads * d, D] of each; o_proj [D, heads * head_v]
+  Matrix q_conv, k_conv, v_conv;                  // [channels, taps]
+  Matrix b_proj;                                  // DeltaNet: [heads, D]
+  Matrix gk_0, gk_1;                              // GLA: [rank, D], [kv_heads * head_k, rank]
+  Vector gk_bias;                                 // GLA: [kv_heads * head_k]
+  Vector o_norm;                                  // [head_v]
+};
+
+struct LinearAttentionState {
+  ScanState recurrent;            ///< per head `[head_k, head_v]`
+  Matrix q_conv, k_conv, v_conv;  ///< the last raw projections, `[channels, taps]`
+  i64 position = 0;               ///< RetNet: tokens seen
+};
+
+/// Head `h` of the result is head `h * from / to` of x.
+inline Matrix spread_heads(Matrix const& x, i64 from, i64 to) {
+  require(from > 0 && to % from == 0 && x.cols % from == 0, "spread_heads: the heads do not divide");
+  i64 const d = x.cols / from;
+  Matrix y(x.rows, to * d);
+  for (i64 t = 0; t < x.rows; ++t) {
+    for (i64 h = 0; h < to; ++h) {
+      for (i64 i = 0; i < d; ++i) {
+        y.at(t, h * d + i) = x.at(t, h * from / to * d + i);
+      }
+    }
+  }
+  return y;
+}
+
+/// u `[T, D]`, the normalised input of the layer; result `[T, D]`.
+inline Matrix deltanet(LinearAttentionParams const& params, LinearAttentionConfig const& config,
+                       LinearAttentionState& state, Matrix const& u) {
+  i64 const heads = config.heads;
+  auto const key = [&](Matrix const& projection, Matrix const& kernels, Matrix& conv) {
+    Matrix const raw = linear(u, projection);
+    Matrix const x = kernels.empty() ? raw : short_conv(raw, kernels, {}, false, conv);
+    return l2_norm(map(x, config.feature_map), 1e-6, heads);
+  };
+  Matrix const q = key(params.q_proj, params.q_conv, state.q_conv);
+  Matrix const k = key(params.k_proj, params.k_conv, state.k_conv);
+  Matrix const v = convolved_silu(linear(u, params.v_proj), params.v_conv, state.v_conv);
+  double const largest_beta = config.allow_neg_eigval ? 2 : 1;
+  Matrix const beta = map(linear(u, params.b_proj), [&](double b) { return largest_beta * sigmoid(b); });
+  ScanConfig const core{
+      .heads = heads, .update = Update::delta, .scale = 1 / std::sqrt(static_cast<double>(config.head_k))};
+  Matrix const o = scan(core, q, k, v, {}, beta, state.recurrent);
+  return linear(head_norm(o, u, params.g_proj, params.o_norm, config.norm_eps, heads), params.o_proj);
+}
+
+/// Queries, keys and values of GLA and RetNet.
+inline std::array<Matrix, 3> mapped_projections(LinearAttentionParams const& params,
+                                                LinearAttentionConfig const& config, LinearAttentionState& state,
+                                                Matrix const& u) {
+  auto const path = [&](Matrix const& projection, Matrix const& kernels, Matrix& conv, bool maps) {
+    Matrix x = linear(u, projection);
+    if (!kernels.empty()) {
+      x = short_conv(x, kernels, {}, true, conv);
+    }
+    return maps && config.feature_map ? map(x, config.feature_map) : x;
+  };
+  return {path(params.q_proj, params.q_conv, state.q_conv, true),
+          path(params.k_proj, params.k_conv, state.k_conv, true),
+          path(params.v_proj, params.v_conv, state.v_conv, false)};
+}
+
+/// u `[T, D]`, the normalised input of the layer; result `[T, D]`.
+inline Matrix gla(LinearAttentionParams const& params, LinearAttentionConfig const& config,
+                  LinearAttentionState& state, Matrix const& u) {
+  i64 const heads = config.heads;
+  i64 const kv_heads = config.kv_heads == 0 ? heads : config.kv_heads;
+  auto const [q, k, v] = mapped_projections(params, config, state, u);
+  Matrix const g = map(linear(linear(u, params.gk_0), params.gk_1, params.gk_bias), [&](double logit) {
+    return std::max(config.clamp_min, log_sigmoid(logit) / config.normalizer);
+  });
+  ScanConfig const core{
+      .heads = heads, .decay = Decay::per_channel, .scale = 1 / std::sqrt(static_cast<double>(config.head_k))};
+  Matrix const o = scan(core, q, spread_heads(k, kv_heads, heads), spread_heads(v, kv_heads, heads),
+                        spread_heads(g, kv_heads, heads), {}, state.recurrent);
+  return linear(head_norm(o, u, params.g_proj, params.o_norm, config.norm_eps, heads), params.o_proj);
+}
+
+/// u `[T, D]`, the normalised input of the layer; result `[T, D]`.
+inline Matrix retnet(LinearAttentionParams const& params, LinearAttentionConfig const& config,
+                     LinearAttentionState& state, Matrix const& u) {
+  i64 const heads = config.heads;
+  i64 const kv_heads = config.kv_heads == 0 ? heads : config.kv_heads;
+  auto const [q, k, v] = mapped_projections(params, config, state, u);
+  Vector const inv_freq = rope_inv_freq(config.head_k, config.rope_theta);
+  Matrix g(u.rows, heads);
+  for (i64 t = 0; t < u.rows; ++t) {
+    for (i64 h = 0; h < heads; ++h) {
+      g.at(t, h) = std::log(1 - std::pow(2.0, static_cast<double>(-5 - h)));
+    }
+  }
+  ScanConfig const core{
+      .heads = heads, .decay = Decay::per_head, .scale = 1 / std::sqrt(static_cast<double>(config.head_k))};
+  Matrix const o = scan(core, rope(q, heads, inv_freq, state.position),
+                        spread_heads(rope(k, kv_heads, inv_freq, state.position), kv_heads, heads),
+                        spread_heads(v, kv_heads, heads), g, {}, state.recurrent);
+  state.position += u.rows;
+  return linear(head_norm(o, u, params.g_proj, params.o_norm, config.norm_eps, heads), params.o_proj);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Mamba2 (arXiv 2405.21060)
+
+struct Mamba2Config {
+  i64 d_model = 0;
+  i64 heads = 0;
+  i64 head = 0;    ///< of the values
+  i64 state = 0;   ///< rows of a head's state
+  i64 groups = 1;  ///< of B and C
+  double dt_min = 0;
+  double dt_max = 1e300;
+  double norm_eps = 1e-5;
+};
+
+/// With I = heads * head, G = groups * state. Biases may be empty.
+struct Mamba2Params {
+  Matrix in_proj;               // [2 I + 2 G + heads, D]: z, x, B, C, dt
+  Vector in_bias;               // [2 I + 2 G + heads]
+  Matrix conv;                  // [I + 2 G, taps]: x, B, C
+  Vector conv_bias;             // [I + 2 G]
+  Vector a_log, dt_bias, skip;  // [heads]
+  Vector norm;                  // [I]
+  Matrix out_proj;              // [D, I]
+  Vector out_bias;              // [D]
+};
+
+struct Mamba2State {
+  ScanState recurrent;  ///< per head `[state, head]`
+  Matrix conv;          ///< `[I + 2 G, taps]`
+};
+
+/// Columns `first ... first + count - 1`.
+inline Matrix columns_of(Matrix const& x, i64 first, i64 count) {
+  require(first >= 0 && count >= 0 && first + count <= x.cols, "columns_of: beyond the matrix");
+  Matrix y(x.rows, count);
+  for (i64 t = 0; t < x.rows; ++t) {
+    for (i64 c = 0; c < count; ++c) {
+      y.at(t, c) = x.at(t, first + c);
+    }
+  }
+  return y;
+}
+
+/// u `[T, D]`, the normalised input of the layer; result `[T, D]`.
+inline Matrix mamba2(Mamba2Params const& params, Mamba2Config const& config, Mamba2State& state, Matrix const& u) {
+  i64 const heads = config.heads;
+  i64 const inner = heads * config.head;
+  i64 const group = config.groups * config.state;
+  Matrix const projected = linear(u, params.in_proj, params.in_bias);
+  require(projected.cols == 2 * inner + 2 * group + heads, "mamba2: in_proj does not fit the configuration");
+  Matrix const z = columns_of(projected, 0, inner);
+  Matrix const dt = columns_of(projected, 2 * inner + 2 * group, heads);
+  Matrix const xbc =
+      short_conv(columns_of(projected, inner, inner + 2 * group), params.conv, params.conv_bias, true, state.conv);
+
+  Matrix delta(u.rows, heads), g(u.rows, heads);
+  for (i64 t = 0; t < u.rows; ++t) {
+    for (i64 h = 0; h < heads; ++h) {
+      delta.at(t, h) = std::clamp(softplus(dt.at(t, h) + at(params.dt_bias, h)), config.dt_min, config.dt_max);
+      g.at(t, h) = -std::exp(at(params.a_log, h)) * delta.at(t, h);
+    }
+  }
+  Matrix const x = columns_of(xbc, 0, inner);
+  ScanConfig const core{.heads = heads, .key_heads = config.groups, .decay = Decay::per_head, .scale = 1};
+  Matrix o = scan(core, columns_of(xbc, inner + group, group), columns_of(xbc, inner, group), x, g, delta,
+                  state.recurrent);
+  for (i64 t = 0; t < u.rows; ++t) {
+    for (i64 c = 0; c < inner; ++c) {
+      o.at(t, c) += at(params.skip, c / config.head) * x.at(t, c);
+    }
+  }
+  return linear(gated_rms_norm(GateOrder::gate_first, o, z, params.norm, config.norm_eps, config.groups),
+                params.out_proj, params.out_bias);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// RWKV-7 time mixing (arXiv 2503.14456)
+
+struct Rwkv7Config {
+  i64 d_model = 0;
+  i64 heads = 0;
+  i64 head = 0;
+  double norm_eps = 1e-5;  ///< the group norm's is `head` times this
+};
+
+/// With D = d_model, N = heads * head; `_1` `[rank, D]`, `_2` `[N, rank]`. v_1, v_2 and v_bias are empty in the
+/// first layer of a stack.
+struct Rwkv7Params {
+  Vector x_r, x_w, x_k, x_v, x_a, x_g;  // [D]
+  Vector k_k, k_a, r_k;                 // [N]
+  Matrix r_proj, k_proj, v_proj;        // [N, D]
+  Matrix o_proj;                        // [D, N]
+  Matrix w_1, w_2, a_1, a_2, v_1, v_2, g_1, g_2;
+  Vector w_bias, a_bias, v_bias;  // [N]
+  Vector norm, norm_bias;         // [N]
+};
+
+struct Rwkv7State {
+  ScanState recurrent;  ///< per head `[head, head]`, row = key channel
+  Vector last;          ///< `[D]`, the last input; empty before the first
+};
+
+/// u `[T, D]`, the normalised input of the layer; result `[T, D]`. v_first `[T, N]` are the values of the stack's
+/// first layer: written where `params` has no v_1, read where it has.
+inline Matrix rwkv7(Rwkv7Params const& params, Rwkv7Config const& config, Rwkv7State& state, Matrix const& u,
+                    Matrix& v_first) {
+  i64 const d = config.head;
+  i64 const n = config.heads * d;
+  require(u.cols == config.d_model && params.r_proj.rows == n && params.o_proj.cols == n,
+          "rwkv7: parameters or input do not fit the configuration");
+  if (state.last.empty()) {
+    state.last.assign(static_cast<std::size_t>(u.cols), 0.0);
+  }
+  if (state.recurrent.empty()) {
+    state.recurrent.assign(static_cast<std::size_t>(config.heads), Matrix(d, d));
+  }
+  Matrix previous(u.rows, u.cols);
+  for (i64 t = 0; t < u.rows; ++t) {
+    for (i64 c = 0; c < u.cols; ++c) {
+      previous.at(t, c) = at(state.last, c);
+      at(state.last, c) = u.at(t, c);
+    }
+  }
+  auto const shifted = [&](Vector const& mix) {
+    Matrix y(u.rows, u.cols);
+    for (i64 t = 0; t < u.rows; ++t) {
+      for (i64 c = 0; c < u.cols; ++c) {
+        y.at(t, c) = (1 - at(mix, c)) * u.at(t, c) + at(mix, c) * previous.at(t, c);
+      }
+    }
+    return y;
+  };
+  Matrix const r = linear(shifted(params.x_r), params.r_proj);
+  Matrix const k0 = linear(shifted(params.x_k), params.k_proj);
+  Matrix const x_v = shifted(params.x_v);
+  Matrix v = linear(x_v, params.v_proj);
+  Matrix const low = map(linear(shifted(params.x_w), params.w_1), [](double x) { return std::tanh(x); });
+  Matrix const w =
+      map(linear(low, params.w_2, params.w_bias), [](double x) { return -std::exp(-0.5) * sigmoid(x); });
+  Matrix const a = sigmoid(linear(linear(shifted(params.x_a), params.a_1), params.a_2, params.a_bias));
+  Matrix const g = linear(sigmoid(linear(shifted(params.x_g), params.g_1)), params.g_2);
+  if (params.v_1.empty()) {
+    v_first = v;
+  } else {
+    Matrix const nu = sigmoid(linear(linear(x_v, params.v_1), params.v_2, params.v_bias));
+    require(v_first.rows == v.rows && v_first.cols == v.cols, "rwkv7: the first layer's values do not fit");
+    for (i64 t = 0; t < v.rows; ++t) {
+      for (i64 c = 0; c < n; ++c) {
+        v.at(t, c) = (1 - nu.at(t, c)) * v.at(t, c) + nu.at(t, c) * v_first.at(t, c);
+      }
+    }
+  }
+
+  Matrix mixed(u.rows, n);
+  for (i64 t = 0; t < u.rows; ++t) {
+    for (i64 h = 0; h < config.heads; ++h) {
+      Matrix& S = state.recurrent[static_cast<std::size_t>(h)];
+      auto const c = [&](i64 i) { return h * d + i; };
+      Vector kappa, k;
+      double squares = 0;
+      for (i64 i = 0; i < d; ++i) {
+        kappa.push_back(k0.at(t, c(i)) * at(params.k_k, c(i)));
+        squares += kappa.back() * kappa.back();
+        k.push_back(k0.at(t, c(i)) * (1 + (a.at(t, c(i)) - 1) * at(params.k_a, c(i))));
+      }
+      for (double& value : kappa) {
+        value /= std::max(std::sqrt(squares), 1e-12);
+      }
+      // what the state answers to kappa, before it decays
+      Vector answer(static_cast<std::size_t>(d));
+      for (i64 j = 0; j < d; ++j) {
+        for (i64 i = 0; i < d; ++i) {
+          at(answer, j) += S.at(i, j) * at(kappa, i);
+        }
+      }
+      double own = 0;  // of the current token
+      for (i64 i = 0; i < d; ++i) {
+        own += r.at(t, c(i)) * at(k, i) * at(params.r_k, c(i));
+        for (i64 j = 0; j < d; ++j) {
+          S.at(i, j) = std::exp(w.at(t, c(i))) * S.at(i, j) - at(kappa, i) * a.at(t, c(i)) * at(answer, j) +
+                       at(k, i) * v.at(t, c(j));
+        }
+      }
+      Vector o(static_cast<std::size_t>(d));
+      double mean = 0;
+      for (i64 j = 0; j < d; ++j) {
+        for (i64 i = 0; i < d; ++i) {
+          at(o, j) += S.at(i, j) * r.at(t, c(i));
+        }
+        mean += at(o, j) / static_cast<double>(d);
+      }
+      double variance = 0;
+      for (double const value : o) {
+        variance += (value - mean) * (value - mean) / static_cast<double>(d);
+      }
+      double const deviation = std::sqrt(variance + static_cast<double>(d) * config.norm_eps);
+      for (i64 j = 0; j < d; ++j) {
+        double const normed = (at(o, j) - mean) / deviation * at(params.norm, c(j)) + at(params.norm_bias, c(j));
+        mixed.at(t, c(j)) = (normed + own * v.at(t, c(j))) * g.at(t, c(j));
+      }
+    }
+  }
+  return linear(mixed, params.o_proj);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
