@@ -2,7 +2,7 @@
 # Builds and tests everything, from a fresh checkout or an old build folder. The last line is "N passed, N failed": test
 # cases of doctest, and every check of the scripts. Exit status 0 only if nothing failed.
 # Usage: tools/test.sh [--quick]
-#   --quick   only the -O2 build and its test cases: no sanitizers, headers, packages, CUDA
+#   --quick   only the -O2 build and its test cases: no sanitizers, fuzzing, headers, packages, CUDA
 # Environment: JET_JOBS (compilers at a time, default 2), JET_TEST_BUILD (folder of the builds, default build)
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -90,7 +90,7 @@ run_tests() {
     problems+=("$name: ctest ended with status $status, see $log")
   fi
   if ((status != 0)); then
-    grep -E '^[0-9]+: .*(FAILED|ERROR|TEST CASE:|SUMMARY:|runtime error)' -A 6 "$log" | head -n 120
+    grep -E '^[0-9]+: .*(FAILED|ERROR|TEST CASE:|SUMMARY:|runtime error|broken promise)' -A 6 "$log" | head -n 120
   fi
   grep -E '^[0-9]+: not run' "$log" | sed -E 's/^[0-9]+: /   /' | sort -u | head -n 30
   times+=("$(printf '%5d s  %s' $((SECONDS - begin)) "$name")")
@@ -111,6 +111,7 @@ if step 'configure' cmake --preset cpu -B "$build/cpu" "-DJET_BENCHMARKS=$benchm
       run_tests 'messages of misuse' "$build/cpu" -L messages
     fi
     run_tests 'headers' "$build/cpu" -L headers
+    run_tests 'snippets of the documents' "$build/cpu" -L docs
     run_tests 'packages' "$build/cpu" -L package
   fi
 fi
@@ -119,6 +120,19 @@ if ((!quick)); then
   if step 'configure with sanitizers' cmake --preset cpu-asan -B "$build/cpu-asan"; then
     step 'build with sanitizers' cmake --build "$build/cpu-asan" --parallel "$jobs" -- -k 0 || true
     UBSAN_OPTIONS=print_stacktrace=1 run_tests 'tests with sanitizers' "$build/cpu-asan" -L cases
+  fi
+  if command -v clang++ >/dev/null &&
+    [[ -e $(clang++ -print-resource-dir)/lib/linux/libclang_rt.fuzzer-$(uname -m).a ]]; then
+    if step 'configure fuzzing' cmake --preset fuzz -B "$build/fuzz"; then
+      step 'build fuzzing' cmake --build "$build/fuzz" --parallel "$jobs" -- -k 0 || true
+      run_tests 'fuzzing' "$build/fuzz" -L fuzz
+      sed -nE 's#^.*Test unit written to (.*/)([a-z_]+)-((crash|timeout|oom|leak)-[0-9a-f]+)$#   reproduce: \1jet_fuzz_\2 \1\2-\3#p' \
+        "$build/fuzzing.log"
+    fi
+  else
+    programs=$(find tests/fuzz -name '*.cpp' | sort)
+    not_run=$((not_run + $(wc -l <<<"$programs")))
+    echo "   not run: clang++ with libFuzzer (libclang-rt-dev) is not installed:" $programs
   fi
   if command -v nvcc >/dev/null; then
     if step 'configure CUDA' cmake --preset cuda -B "$build/cuda" -DJET_EXAMPLES=OFF; then

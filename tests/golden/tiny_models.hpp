@@ -1,18 +1,13 @@
 // The tiny models of tests/data/golden as types, and what tests of their checkpoints share.
 #pragma once
 
-#include <unistd.h>
-
 #include <cmath>
 #include <filesystem>
-#include <set>
-#include <string>
 #include <string_view>
 
 #include <jet/block/full_attention.hpp>
 #include <jet/block/jet_block.hpp>
 #include <jet/block/sliding_window.hpp>
-#include <jet/core/error.hpp>
 #include <jet/core/view.hpp>
 #include <jet/model/causal_lm.hpp>
 
@@ -86,42 +81,5 @@ template <class A, class B> double relative_error(A const* x, B const* expected,
   }
   return std::sqrt(difference / size);
 }
-
-// The message of the jet::Error that a call throws; empty if it throws none.
-template <class F> std::string message_of(F&& call) {
-  try {
-    call();
-  } catch (jet::Error const& error) {
-    return error.what();
-  }
-  return "";
-}
-
-inline bool contains(std::string_view text, std::string_view part) {
-  return text.find(part) != text.npos;
-}
-
-// A directory that is removed at the end of the test.
-struct ScratchDirectory {
-  std::filesystem::path path;
-
-  ScratchDirectory() {
-    static int count = 0;
-    path = std::filesystem::temp_directory_path() /
-           ("jet-checkpoint-" + std::to_string(::getpid()) + "-" + std::to_string(++count));
-    std::filesystem::remove_all(path);
-    std::filesystem::create_directory(path);
-  }
-  ScratchDirectory(ScratchDirectory const&) = delete;
-  ~ScratchDirectory() { std::filesystem::remove_all(path); }
-
-  std::set<std::string> names() const {
-    std::set<std::string> result;
-    for (auto const& entry : std::filesystem::directory_iterator(path)) {
-      result.insert(entry.path().filename().string());
-    }
-    return result;
-  }
-};
 
 }  // namespace golden

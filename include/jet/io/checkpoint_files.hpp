@@ -91,7 +91,7 @@ class CheckpointFiles {
 
   static bool is_plain_name(std::string_view name) {
     return name.size() > 12 && name.ends_with(".safetensors") && name.find('/') == name.npos &&
-           name.find('\\') == name.npos && name.find('\0') == name.npos && name.find("..") == name.npos;
+           name.find('\\') == name.npos && name.find("..") == name.npos && detail::is_printable(name);
   }
 
   /// Opens one file and adds its tensors. Returns names that another shard has already brought.

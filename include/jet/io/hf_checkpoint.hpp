@@ -146,7 +146,8 @@ class TensorProblems {
     add("missing: ", name, ": expected shape ", shape_text(shape));
   }
   void unexpected(CheckpointTensor const& tensor) {
-    add("not part of the model: ", tensor.name, ": found ", tensor.file_dtype, " ", shape_text(tensor.shape));
+    add("not part of the model: ", printable(tensor.name), ": found ", tensor.file_dtype, " ",
+        shape_text(tensor.shape));
   }
   /// Whether the tensor can be used for `shape`.
   bool check(CheckpointTensor const& tensor, std::vector<i64> const& shape) {

@@ -173,8 +173,12 @@ namespace detail {
 /// `head_k` times `expand_v` as the reference JetBlock computes sizes from a real factor: truncated, with both
 /// products within 1e-5 of an integer. Returns the head size of values when every check of the reference passes.
 inline std::optional<i64> reference_head_v(i64 heads, i64 head_k, double expand_v) {
+  i64 key_dim = 0;
+  if (heads < 1 || head_k < 1 || __builtin_mul_overflow(heads, head_k, &key_dim)) {
+    return std::nullopt;
+  }
   double const head_exact = static_cast<double>(head_k) * expand_v;
-  double const value_exact = static_cast<double>(heads * head_k) * expand_v;
+  double const value_exact = static_cast<double>(key_dim) * expand_v;
   if (!(head_exact >= 1 && value_exact < 0x1p53)) {
     return std::nullopt;
   }
@@ -275,6 +279,8 @@ class ConfigReader {
  private:
   /// Keeps products of two sizes within 64 bits.
   static constexpr i64 largest_size = i64{1} << 31;
+  /// Most keys of a section that describes a block.
+  static constexpr std::size_t block_limit = 64;
 
   static i64 checked_size(i64 value, std::string_view key, std::string_view where) {
     JET_CHECK(value >= 1 && value <= largest_size, where, ": ", key, ": expected 1 to ", largest_size, ", found ",
@@ -339,7 +345,8 @@ class ConfigReader {
     JET_CHECK(type == "default" || is_llama3, where, ": rope_type: ", in_quotes(type),
               " is not supported; supported are \"default\" and \"llama3\"");
     for (auto const& [key, value] : rope.get_ref<Json::object_t const&>()) {
-      JET_CHECK(!value.is_object(), where, ": ", key, ": rotary settings per kind of layer are not supported");
+      JET_CHECK(!value.is_object(), where, ": ", printable(key),
+                ": rotary settings per kind of layer are not supported");
     }
     std::vector<std::string_view> known{"rope_type", "type", "rope_theta", "partial_rotary_factor"};
     if (is_llama3) {
@@ -532,7 +539,13 @@ class ConfigReader {
       return int_from(value, where);
     }
     JET_CHECK(value.is_string(), where, ": expected a number, a string, true or false, found ", shown(value));
-    return value.get<std::string>();
+    return short_text(value.get_ref<std::string const&>(), where);
+  }
+
+  static std::string const& short_text(std::string const& text, std::string const& where) {
+    JET_CHECK(text.size() <= layer_name_limit, where, ": expected a text of at most ", layer_name_limit,
+              " bytes, found ", text.size());
+    return text;
   }
 
   BlockDescription read_section(std::string const& sections, std::string const& name) const {
@@ -540,13 +553,17 @@ class ConfigReader {
     Json const* const section = find_object(get_object(json_, sections, where_), name, where);
     std::string const path = concat(where, ": ", in_quotes(name));
     JET_CHECK(section != nullptr, path, ": required by a layer, but absent or null");
-    BlockDescription block{get_string(*section, "kind", path)};
+    // Every layer gets a copy of its section.
+    JET_CHECK(section->size() <= block_limit, path, ": expected at most ", block_limit, " keys, found ",
+              section->size());
+    BlockDescription block{short_text(get_string(*section, "kind", path), path + ": kind")};
     for (auto const& [key, value] : section->get_ref<Json::object_t const&>()) {
       if (key == "kind") {
         continue;
       }
+      std::string const key_where = concat(path, ": ", printable(key));
       block.fields.push_back(
-          {key, read_value(value, concat(path, ": ", key)), concat(sections, ".", name, ".", key)});
+          {short_text(key, key_where), read_value(value, key_where), concat(sections, ".", name, ".", key)});
       auto const* const width = std::get_if<i64>(&block.fields.back().value);
       JET_CHECK(key != "d_model" || (width != nullptr && *width == model_.d_model), path,
                 ": d_model: expected hidden_size ", model_.d_model, ", found ", shown(value));
@@ -723,7 +740,7 @@ class Differences {
   /// The file's key, and the type's name for it where that is another word.
   static std::string name_of_field(ConfigField const& field) {
     bool const same = field.key == field.name || field.key.ends_with("." + field.name);
-    return same ? field.key : concat(field.key, " (", field.name, ")");
+    return same ? printable(field.key, 400) : concat(printable(field.key, 400), " (", printable(field.name), ")");
   }
 
   /// " (layers 0-13, 15)"
@@ -912,6 +929,11 @@ class ConfigWriter {
                                          [](LayerDescription const& layer) { return !layer.mlp && !layer.norm; });
   }
 
+  /// Heads that share d_model among them.
+  bool has_usual_heads(AttentionConfig const& config) const {
+    return config.heads > 0 && model_.d_model % config.heads == 0 && config.head == model_.d_model / config.heads;
+  }
+
   void write_class(std::string_view type, std::string_view architecture) {
     json_["model_type"] = type;
     json_["architectures"] = {architecture};
@@ -944,7 +966,7 @@ class ConfigWriter {
     write_attention(*config);
     if (config->qkv_bias) {
       write_class("qwen2", "Qwen2ForCausalLM");
-      if (config->heads * config->head != model_.d_model) {
+      if (!has_usual_heads(*config)) {
         json_["head_dim"] = config->head;
       }
     } else {
@@ -992,8 +1014,10 @@ class ConfigWriter {
       bool const is_window = kind == "swa";
       std::optional<AttentionConfig> const config =
           config_from<AttentionConfig>(*block, is_window ? std::string_view("window") : std::string_view());
-      if ((kind != "attn" && !is_window) || !config || !config->qkv_bias || config->qk_norm ||
-          config->heads * config->head != model_.d_model) {
+      ConfigField const* const field = is_window ? block->find("window") : nullptr;
+      i64 const* const window = field != nullptr ? std::get_if<i64>(&field->value) : nullptr;
+      if ((kind != "attn" && !is_window) || (is_window && window == nullptr) || !config || !config->qkv_bias ||
+          config->qk_norm || !has_usual_heads(*config)) {
         return false;
       }
       if (attention && !same_block({"attn", config_fields(*attention)}, {"attn", config_fields(*config)})) {
@@ -1001,7 +1025,7 @@ class ConfigWriter {
       }
       attention = config;
       if (is_window) {
-        sections["swa"] = {{"window_size", std::get<i64>(block->find("window")->value)}};
+        sections["swa"] = {{"window_size", *window}};
       }
     }
     if (!has_own_parts()) {

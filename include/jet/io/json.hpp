@@ -14,6 +14,8 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
+#include <type_traits>
 #include <unordered_set>
 #include <utility>
 #include <vector>
@@ -22,6 +24,7 @@
 #include <jet/core/error.hpp>
 #include <jet/core/macros.hpp>
 #include <jet/io/mapped_file.hpp>
+#include <jet/text/utf8.hpp>
 
 JET_NAMESPACE_BEGIN
 
@@ -36,10 +39,14 @@ inline constexpr i64 json_max_bytes = i64{512} << 20;
 
 namespace detail {
 
-/// `text` in double quotes for a message: control and non-ASCII bytes as \xNN, at most `limit` bytes of it.
-inline std::string in_quotes(std::string_view text, std::size_t limit = 120) {
+inline bool is_printable(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char c) { return c >= 0x20 && c < 0x7f; });
+}
+
+/// Text of unknown origin for a message: control and non-ASCII bytes as \xNN, at most `limit` bytes of it.
+inline std::string printable(std::string_view text, std::size_t limit = 120) {
   constexpr char const* digits = "0123456789abcdef";
-  std::string shown = "\"";
+  std::string shown;
   for (char const c : text.substr(0, limit)) {
     auto const byte = static_cast<unsigned char>(c);
     if (byte >= 0x20 && byte < 0x7f) {
@@ -48,7 +55,11 @@ inline std::string in_quotes(std::string_view text, std::size_t limit = 120) {
       shown += {'\\', 'x', digits[byte >> 4], digits[byte & 15]};
     }
   }
-  return shown + (text.size() > limit ? "\"..." : "\"");
+  return text.size() > limit ? shown + "..." : shown;
+}
+/// The same in double quotes.
+inline std::string in_quotes(std::string_view text, std::size_t limit = 120) {
+  return concat('"', printable(text.substr(0, limit), limit), text.size() > limit ? "\"..." : "\"");
 }
 
 /// An iterator over text that counts what was read, so that a SAX handler can say where it is.
@@ -91,23 +102,26 @@ class JsonHandler : public Json::json_sax_t {
     if (zero != std::string_view::npos) {
       fail_at(zero, "zero byte in JSON text");
     }
+    std::size_t const invalid = utf8_find_invalid(text_);
+    if (invalid != std::string_view::npos) {
+      fail_at(invalid, "invalid UTF-8");
+    }
     char const* const first = text_.data();
     Json::sax_parse(CountingIterator(first, &count_), CountingIterator(first + text_.size(), &count_), this);
   }
 
   bool parse_error(std::size_t position, std::string const&, nlohmann::detail::exception const& error) override {
+    constexpr int out_of_range = 406;  // the parser's number for it
+    std::size_t const at = position > 0 ? position - 1 : 0;
+    if (error.id == out_of_range) {
+      fail_at(at, "number beyond the range of a double");
+    }
+    // What follows the parser's own account of the position.
     std::string_view message = error.what();
-    for (std::string_view const prefix : {"] ", "parse error at line "}) {
-      std::size_t const at = message.find(prefix);
-      if (at != std::string_view::npos) {
-        message.remove_prefix(at + prefix.size());
-      }
-    }
-    if (std::string_view(error.what()).find("parse error at line ") != std::string_view::npos) {
-      message.remove_prefix(std::min(message.size(), message.find(": ") + 2));
-    }
-    std::string shown = in_quotes(message, 300);  // it cites the text, which may hold anything
-    fail_at(position > 0 ? position - 1 : 0, "not valid JSON: ", shown.substr(1, shown.rfind('"') - 1));
+    std::size_t const own = message.find("parse error at line ");
+    std::size_t const end = own == message.npos ? message.find("] ") : message.find(": ", own);
+    message.remove_prefix(end == message.npos ? 0 : end + 2);
+    fail_at(at, "not valid JSON: ", printable(message, 300));  // it cites the text, which may hold anything
   }
 
   bool binary(binary_t&) override { fail_here("binary value"); }
@@ -247,6 +261,15 @@ inline i64 int_from(Json const& value, std::string_view where) {
   fail(where, ": expected an integer of 64 bits, found ", shown(value));
 }
 
+/// The value of decimal digits and nothing else, within i64.
+inline std::optional<i64> whole_number(std::string_view text) {
+  i64 value = 0;
+  bool const has_sign = text.starts_with('-');
+  auto const [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  bool const is_whole = !has_sign && error == std::errc() && end == text.data() + text.size();
+  return is_whole ? std::optional(value) : std::nullopt;
+}
+
 inline double number_from(Json const& value, std::string_view where) {
   JET_CHECK(value.is_number(), where, ": expected a number, found ", shown(value));
   return value.get<double>();
@@ -270,9 +293,19 @@ inline bool bool_from(Json const& value, std::string_view where) {
   return value.get<bool>();
 }
 
-inline std::string string_from(Json const& value, std::string_view where) {
+inline std::string const& string_from(Json const& value, std::string_view where) {
   JET_CHECK(value.is_string(), where, ": expected a string, found ", shown(value));
-  return value.get<std::string>();
+  return value.get_ref<std::string const&>();
+}
+
+inline Json const& object_from(Json const& value, std::string_view where) {
+  JET_CHECK(value.is_object(), where, ": expected an object, found ", shown(value));
+  return value;
+}
+
+inline Json const& array_from(Json const& value, std::string_view where) {
+  JET_CHECK(value.is_array(), where, ": expected an array, found ", shown(value));
+  return value;
 }
 
 inline std::string key_path(std::string_view where, std::string_view key) {
@@ -281,16 +314,9 @@ inline std::string key_path(std::string_view where, std::string_view key) {
 
 }  // namespace detail
 
-// Typed access to the members of an object. `where` names the document or section in errors, which read
-// "<where>: <key>: expected ..., found ...". Three forms:
-//   get_x(object, key, where)            the member must be there
-//   get_x(object, key, where, fallback)  `fallback` when it is absent or null
-//   find_x(object, key, where)           empty when it is absent or null
-// A member of the wrong type is an error in every form. All throw jet::Error.
-
 /// The member, or nullptr when it is absent or null.
 inline Json const* find_member(Json const& object, std::string_view key, std::string_view where) {
-  JET_CHECK(object.is_object(), where, ": expected an object, found ", detail::shown(object));
+  detail::object_from(object, where);
   for (auto const& [name, value] : object.get_ref<Json::object_t const&>()) {
     if (name == key) {
       return value.is_null() ? nullptr : &value;
@@ -306,92 +332,71 @@ inline Json const& get_member(Json const& object, std::string_view key, std::str
   return *member;
 }
 
+namespace detail {
+
+/// find_x: the member as read(member, path) gives it. A Value that is a reference is found as a pointer.
+template <class Value, auto read> struct MemberFinder {
+  auto operator()(Json const& object, std::string_view key, std::string_view where) const {
+    Json const* const member = find_member(object, key, where);
+    if constexpr (std::is_reference_v<Value>) {
+      return member != nullptr ? &read(*member, key_path(where, key)) : nullptr;
+    } else {
+      return member != nullptr ? std::optional<Value>(read(*member, key_path(where, key))) : std::nullopt;
+    }
+  }
+};
+
+/// get_x, without and with a fallback.
+template <class Value, auto read> struct MemberGetter {
+  Value operator()(Json const& object, std::string_view key, std::string_view where) const {
+    return read(get_member(object, key, where), key_path(where, key));
+  }
+  template <class Fallback>
+    requires(!std::is_reference_v<Value>)
+  Value operator()(Json const& object, std::string_view key, std::string_view where,
+                   Fallback const& fallback) const {
+    std::optional<Value> found = MemberFinder<Value, read>{}(object, key, where);
+    return found ? *std::move(found) : static_cast<Value>(fallback);
+  }
+};
+
+}  // namespace detail
+
+// Typed access to the members of an object. `where` names the document or section in errors, which read
+// "<where>: <key>: expected ..., found ...". Three forms:
+//   get_x(object, key, where)            the member must be there
+//   get_x(object, key, where, fallback)  `fallback` when it is absent or null
+//   find_x(object, key, where)           empty (nullptr for objects and arrays) when it is absent or null
+// A member of the wrong type is an error in every form. All throw jet::Error.
+
 /// An integer: a JSON integer within i64, or a number with no fraction such as 1e3.
-inline i64 get_int(Json const& object, std::string_view key, std::string_view where) {
-  return detail::int_from(get_member(object, key, where), detail::key_path(where, key));
-}
-inline std::optional<i64> find_int(Json const& object, std::string_view key, std::string_view where) {
-  Json const* const member = find_member(object, key, where);
-  return member ? std::optional(detail::int_from(*member, detail::key_path(where, key))) : std::nullopt;
-}
-inline i64 get_int(Json const& object, std::string_view key, std::string_view where, i64 fallback) {
-  return find_int(object, key, where).value_or(fallback);
-}
+inline constexpr detail::MemberGetter<i64, &detail::int_from> get_int{};
+inline constexpr detail::MemberFinder<i64, &detail::int_from> find_int{};
 
 /// A JSON number.
-inline double get_number(Json const& object, std::string_view key, std::string_view where) {
-  return detail::number_from(get_member(object, key, where), detail::key_path(where, key));
-}
-inline std::optional<double> find_number(Json const& object, std::string_view key, std::string_view where) {
-  Json const* const member = find_member(object, key, where);
-  return member ? std::optional(detail::number_from(*member, detail::key_path(where, key))) : std::nullopt;
-}
-inline double get_number(Json const& object, std::string_view key, std::string_view where, double fallback) {
-  return find_number(object, key, where).value_or(fallback);
-}
+inline constexpr detail::MemberGetter<double, &detail::number_from> get_number{};
+inline constexpr detail::MemberFinder<double, &detail::number_from> find_number{};
 
 /// A JSON number, or a string that holds a finite one, such as "1e-5".
-inline double get_number_or_numeric_string(Json const& object, std::string_view key, std::string_view where) {
-  return detail::number_or_numeric_string_from(get_member(object, key, where), detail::key_path(where, key));
-}
-inline std::optional<double> find_number_or_numeric_string(Json const& object, std::string_view key,
-                                                           std::string_view where) {
-  Json const* const member = find_member(object, key, where);
-  return member ? std::optional(detail::number_or_numeric_string_from(*member, detail::key_path(where, key)))
-                : std::nullopt;
-}
-inline double get_number_or_numeric_string(Json const& object, std::string_view key, std::string_view where,
-                                           double fallback) {
-  return find_number_or_numeric_string(object, key, where).value_or(fallback);
-}
+inline constexpr detail::MemberGetter<double, &detail::number_or_numeric_string_from>
+    get_number_or_numeric_string{};
+inline constexpr detail::MemberFinder<double, &detail::number_or_numeric_string_from>
+    find_number_or_numeric_string{};
 
 /// true or false.
-inline bool get_bool(Json const& object, std::string_view key, std::string_view where) {
-  return detail::bool_from(get_member(object, key, where), detail::key_path(where, key));
-}
-inline std::optional<bool> find_bool(Json const& object, std::string_view key, std::string_view where) {
-  Json const* const member = find_member(object, key, where);
-  return member ? std::optional(detail::bool_from(*member, detail::key_path(where, key))) : std::nullopt;
-}
-inline bool get_bool(Json const& object, std::string_view key, std::string_view where, bool fallback) {
-  return find_bool(object, key, where).value_or(fallback);
-}
+inline constexpr detail::MemberGetter<bool, &detail::bool_from> get_bool{};
+inline constexpr detail::MemberFinder<bool, &detail::bool_from> find_bool{};
 
 /// A string.
-inline std::string get_string(Json const& object, std::string_view key, std::string_view where) {
-  return detail::string_from(get_member(object, key, where), detail::key_path(where, key));
-}
-inline std::optional<std::string> find_string(Json const& object, std::string_view key, std::string_view where) {
-  Json const* const member = find_member(object, key, where);
-  return member ? std::optional(detail::string_from(*member, detail::key_path(where, key))) : std::nullopt;
-}
-inline std::string get_string(Json const& object, std::string_view key, std::string_view where,
-                              std::string_view fallback) {
-  return find_string(object, key, where).value_or(std::string(fallback));
-}
+inline constexpr detail::MemberGetter<std::string, &detail::string_from> get_string{};
+inline constexpr detail::MemberFinder<std::string, &detail::string_from> find_string{};
 
-/// An object; nullptr from find_object when it is absent or null.
-inline Json const* find_object(Json const& object, std::string_view key, std::string_view where) {
-  Json const* const member = find_member(object, key, where);
-  JET_CHECK(member == nullptr || member->is_object(), where, ": ", key, ": expected an object, found ",
-            detail::shown(*member));
-  return member;
-}
-inline Json const& get_object(Json const& object, std::string_view key, std::string_view where) {
-  get_member(object, key, where);
-  return *find_object(object, key, where);
-}
+/// An object, without a fallback.
+inline constexpr detail::MemberGetter<Json const&, &detail::object_from> get_object{};
+inline constexpr detail::MemberFinder<Json const&, &detail::object_from> find_object{};
 
-/// An array; nullptr from find_array when it is absent or null.
-inline Json const* find_array(Json const& object, std::string_view key, std::string_view where) {
-  Json const* const member = find_member(object, key, where);
-  JET_CHECK(member == nullptr || member->is_array(), where, ": ", key, ": expected an array, found ",
-            detail::shown(*member));
-  return member;
-}
-inline Json const& get_array(Json const& object, std::string_view key, std::string_view where) {
-  get_member(object, key, where);
-  return *find_array(object, key, where);
-}
+/// An array, without a fallback.
+inline constexpr detail::MemberGetter<Json const&, &detail::array_from> get_array{};
+inline constexpr detail::MemberFinder<Json const&, &detail::array_from> find_array{};
 
 JET_NAMESPACE_END

@@ -16,6 +16,8 @@ JET_NAMESPACE_BEGIN
 
 /// Longest list of layers, longest text and largest multiplier that is accepted.
 inline constexpr i64 layer_types_limit = 4096;
+/// Longest name of a layer in bytes, so that a multiplier does not make much out of a short text.
+inline constexpr std::size_t layer_name_limit = 256;
 
 namespace detail {
 
@@ -122,6 +124,9 @@ class LayerTypesParser {
     if (at_ == first) {
       fail_here("empty name");
     }
+    if (at_ - first > layer_name_limit) {
+      fail_here("name longer than ", layer_name_limit, " bytes");
+    }
     std::string const text(text_.substr(first, at_ - first));
     expect(quote);
     return text;
@@ -196,6 +201,8 @@ inline std::vector<std::string> parse_layer_types(Json const& value, std::string
     auto const* const name = layer.get_ptr<std::string const*>();
     JET_CHECK(name != nullptr && !name->empty(), where, "[", layers.size(), "]: expected a mixer name, found ",
               detail::shown(layer));
+    JET_CHECK(name->size() <= layer_name_limit, where, "[", layers.size(), "]: expected a name of at most ",
+              layer_name_limit, " bytes, found ", name->size());
     layers.push_back(*name);
   }
   return layers;

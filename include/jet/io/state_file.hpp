@@ -2,14 +2,12 @@
 /// The saved state of a sequence as a file, in the safetensors format.
 #pragma once
 
-#include <charconv>
 #include <cstddef>
 #include <filesystem>
 #include <optional>
 #include <set>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -30,14 +28,6 @@ inline std::string state_tensor_name(SavedRow const& row) {
   return concat("layers.", row.layer, ".", row.name);
 }
 
-/// A decimal integer >= 0 and nothing else.
-inline std::optional<i64> whole_number(std::string_view text) {
-  i64 value = 0;
-  auto const [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  bool const is_whole = error == std::errc() && end == text.data() + text.size() && value >= 0;
-  return is_whole ? std::optional(value) : std::nullopt;
-}
-
 }  // namespace detail
 
 /// Writes the state of a sequence: one tensor per row in its own dtype, called `layers.<layer>.<row>`, and as
@@ -45,6 +35,8 @@ inline std::optional<i64> whole_number(std::string_view text) {
 /// of the state, one a line. The file appears only when it is complete. Throws jet::Error.
 inline void save_state(std::filesystem::path const& path, SavedState const& state) {
   JET_CHECK(state.position >= 0, path.string(), ": state: position ", state.position, ", expected at least 0");
+  JET_CHECK(detail::is_printable(state.plan), path.string(), ": state: plan ", detail::in_quotes(state.plan),
+            " is not of letters");
   std::vector<SafetensorsSource> sources;
   std::string rows;
   for (SavedRow const& row : state.rows) {
@@ -53,8 +45,8 @@ inline void save_state(std::filesystem::path const& path, SavedState const& stat
                   row.letter == state.plan[static_cast<std::size_t>(row.layer)],
               path.string(), ": state: row ", detail::in_quotes(name), " is of layer ", row.layer, " (", row.letter,
               "), which is not in plan \"", state.plan, "\"");
-    JET_CHECK(!row.name.empty() && name.find('\n') == std::string::npos, path.string(),
-              ": state: ", detail::in_quotes(name), " is not a name");
+    JET_CHECK(!row.name.empty() && detail::is_printable(name), path.string(), ": state: ", detail::in_quotes(name),
+              " is not a name");
     SafetensorsSource source{name, row.dtype, row.shape, row.data.data(), nullptr};
     i64 const bytes = detail::checked_bytes(source, path.string());
     JET_CHECK(static_cast<i64>(row.data.size()) == bytes, path.string(), ": state: row ", detail::in_quotes(name),
@@ -90,6 +82,10 @@ inline SavedState load_state(std::filesystem::path const& path) {
   JET_CHECK(position.has_value(), file.what(), ": metadata position: expected an integer of at least 0, found ",
             detail::in_quotes(text("position")));
 
+  // Other code puts plan and names into its messages.
+  JET_CHECK(detail::is_printable(text("plan")), file.what(), ": metadata plan: expected letters, found ",
+            detail::in_quotes(text("plan")));
+
   SavedState state{text("plan"), *position, {}};
   std::set<std::string_view> seen;
   std::string_view names = text("rows");
@@ -104,7 +100,7 @@ inline SavedState load_state(std::filesystem::path const& path) {
 
     constexpr std::string_view prefix = "layers.";
     std::size_t const dot = name.starts_with(prefix) ? name.find('.', prefix.size()) : std::string_view::npos;
-    bool const has_parts = dot != std::string_view::npos && dot + 1 < name.size();
+    bool const has_parts = dot != std::string_view::npos && dot + 1 < name.size() && detail::is_printable(name);
     std::optional<i64> const layer =
         has_parts ? detail::whole_number(name.substr(prefix.size(), dot - prefix.size())) : std::nullopt;
     JET_CHECK(layer.has_value(), where, ": expected a name of the form layers.<number>.<row>");

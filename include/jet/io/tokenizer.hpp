@@ -9,12 +9,10 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <initializer_list>
 #include <limits>
@@ -29,13 +27,13 @@
 #include <utility>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include <jet/core/dtype.hpp>
 #include <jet/core/error.hpp>
 #include <jet/core/macros.hpp>
 #include <jet/io/added_tokens.hpp>
 #include <jet/io/byte_pair.hpp>
+#include <jet/io/json.hpp>
+#include <jet/io/mapped_file.hpp>
 #include <jet/io/text_split.hpp>
 #include <jet/text/utf8.hpp>
 
@@ -60,7 +58,7 @@ struct WordStep {
 /// A tokenizer as its files state it, before ids are checked against each other.
 struct TokenizerSpec {
   std::string source;  ///< file or directory, for messages
-  i64 id_limit = 0;    ///< size of the files in bytes: no id of an honest file is as large
+  i64 file_bytes = 0;  ///< of all files
   std::vector<std::pair<std::string, std::int32_t>> vocab;
   std::vector<std::pair<std::string, std::string>> merges;
   std::vector<AddedToken> added;
@@ -94,117 +92,87 @@ class TokenizerReader {
   }
 
  private:
-  using Json = nlohmann::json;
-  static constexpr int max_depth = 64;
+  /// Far more than files have. Each step costs a compiled expression; each id of a template may be named many times
+  /// in a short file, and each piece is looked up; text is compared with added tokens at every byte.
+  static constexpr std::size_t max_steps = 32;
+  static constexpr std::size_t max_template_ids = 1024;
+  static constexpr std::size_t max_added_bytes = 1024;
 
-  std::string read_file(std::filesystem::path const& path) {
-    std::error_code error;
-    JET_CHECK(std::filesystem::is_regular_file(path, error), path.string(), ": there is no such file");
-    std::ifstream stream(path, std::ios::binary | std::ios::ate);
-    auto const end = static_cast<i64>(stream.tellg());
-    JET_CHECK(stream && end >= 0, path.string(), ": the file cannot be read");
-    std::string text(static_cast<std::size_t>(end), '\0');
-    stream.seekg(0);
-    stream.read(text.data(), static_cast<std::streamsize>(text.size()));
-    JET_CHECK(stream, path.string(), ": the file cannot be read");
-    spec_.id_limit += end;
-    return text;
-  }
+  /// A component of the file, not a Sequence.
+  struct Step {
+    std::string type;
+    Json const* json;
+  };
+
+  /// A part of the file for messages.
+  std::string at(std::string_view part) const { return key_path(spec_.source, part); }
 
   Json read_json(std::filesystem::path const& path) {
-    std::string const text = read_file(path);
-    Json json;
-    try {
-      json = Json::parse(text.begin(), text.end(), [&](int depth, Json::parse_event_t, Json&) {
-        JET_CHECK(depth <= max_depth, path.string(), ": the JSON is nested more than ", max_depth, " levels deep");
-        return true;
-      });
-    } catch (Json::exception const& e) {
-      fail(path.string(), ": the file is not valid JSON: ", e.what());
-    }
-    JET_CHECK(json.is_object(), path.string(), ": expected a JSON object, found ", json.type_name());
-    return json;
+    MappedFile const file(path);
+    spec_.file_bytes += file.size();
+    return parse_json(file.text(), path.string());
   }
 
-  // Members of a JSON object. A member that is absent and one that is null are the same.
-  Json const* find(Json const& object, char const* key) const {
-    auto const it = object.find(key);
-    return it == object.end() || it->is_null() ? nullptr : &*it;
+  /// The id of a token, whose text is for messages. No id of an honest file is beyond the limit: an entry of a
+  /// vocabulary takes six bytes or more.
+  std::int32_t checked_id(i64 id, std::string_view token) const {
+    i64 const limit = std::min(spec_.file_bytes / 4, i64{std::numeric_limits<std::int32_t>::max()});
+    JET_CHECK(id >= 0 && id < limit, spec_.source, ": token ", in_quotes(token), ": id ", id,
+              " is out of range: expected 0 to ", limit - 1, " in files of this size");
+    return static_cast<std::int32_t>(id);
   }
-  Json const& member(Json const& object, char const* key, std::string_view where) const {
-    JET_CHECK(object.is_object(), spec_.source, ": ", where, " must be an object, found ", object.type_name());
-    Json const* const value = find(object, key);
-    JET_CHECK(value != nullptr, spec_.source, ": ", where, " has no \"", key, "\"");
-    return *value;
-  }
-  std::string const& text_of(Json const& value, std::string_view where) const {
-    JET_CHECK(value.is_string(), spec_.source, ": ", where, " must be a string, found ", value.type_name());
-    return value.get_ref<std::string const&>();
-  }
-  bool flag(Json const& object, char const* key, bool otherwise) const {
-    Json const* const value = find(object, key);
-    if (value == nullptr) {
-      return otherwise;
+  std::int32_t id_of(Json const& value, std::string_view token) const {
+    if (!value.is_number_integer()) {
+      fail(spec_.source, ": token ", in_quotes(token), ": expected an integer as its id, found ", shown(value));
     }
-    JET_CHECK(value->is_boolean(), spec_.source, ": \"", key, "\" must be true or false, found ",
-              value->type_name());
-    return value->get<bool>();
+    return checked_id(int_from(value, spec_.source), token);
   }
-  Json const& array_of(Json const& value, std::string_view where) const {
-    JET_CHECK(value.is_array(), spec_.source, ": ", where, " must be an array, found ", value.type_name());
-    return value;
-  }
-  std::int32_t id_of(Json const& value, std::string_view where) const {
-    JET_CHECK(value.is_number_integer(), spec_.source, ": the id of ", where, " must be an integer, found ",
-              value.dump());
-    bool const fits =
-        value.is_number_unsigned() && value.get<std::uint64_t>() < static_cast<std::uint64_t>(limit());
-    JET_CHECK(fits, spec_.source, ": the id of ", where, " is out of range: ", value.dump());
-    return value.get<std::int32_t>();
-  }
-  i64 limit() const { return std::min(spec_.id_limit, static_cast<i64>(std::numeric_limits<std::int32_t>::max())); }
 
   [[noreturn]] void refuse(std::string_view what, std::string_view found, std::string_view supported) const {
-    fail(spec_.source, ": ", what, " \"", found, "\" is not supported (supported: ", supported, ")");
+    fail(spec_.source, ": ", what, " ", in_quotes(found, 400), " is not supported (supported: ", supported, ")");
   }
 
-  /// The steps of a component: none for null, the members of a Sequence (`list` names them), or itself.
-  void flatten(Json const* component, char const* list, std::string_view where,
-               std::vector<Json const*>& out) const {
-    if (component == nullptr || component->is_null()) {
+  /// Appends the steps of a component: none for null, the members of a Sequence (`list` names them), or itself.
+  void flatten(Json const& component, std::string_view list, std::string const& where,
+               std::vector<Step>& out) const {
+    if (component.is_null()) {
       return;
     }
-    if (text_of(member(*component, "type", where), "a type") != "Sequence") {
-      out.push_back(component);
+    std::string type = get_string(component, "type", where);
+    if (type != "Sequence") {
+      JET_CHECK(out.size() < max_steps, where, ": expected at most ", max_steps, " steps, found more");
+      out.push_back({std::move(type), &component});
       return;
     }
-    for (Json const& step : array_of(member(*component, list, where), list)) {
-      flatten(&step, list, where, out);
+    for (Json const& step : get_array(component, list, where)) {
+      flatten(step, list, where, out);
     }
   }
-  std::vector<Json const*> steps_of(Json const& root, char const* key, char const* list) const {
-    std::vector<Json const*> steps;
-    flatten(find(root, key), list, key, steps);
+  std::vector<Step> steps_of(Json const& root, std::string_view key, std::string_view list) const {
+    std::vector<Step> steps;
+    if (Json const* const component = find_member(root, key, spec_.source)) {
+      flatten(*component, list, at(key), steps);
+    }
     return steps;
   }
-  std::string const& type_of_step(Json const& step) const { return step.at("type").get_ref<std::string const&>(); }
 
   void read_tokenizer_json(std::filesystem::path const& path) {
     Json const root = read_json(path);
     for (char const* key : {"truncation", "padding"}) {
-      JET_CHECK(find(root, key) == nullptr, spec_.source, ": \"", key, "\" is not supported (supported: null)");
+      JET_CHECK(find_member(root, key, spec_.source) == nullptr, spec_.source, ": \"", key,
+                "\" is not supported (supported: null)");
     }
-    read_model(member(root, "model", "the file"));
-    if (Json const* const added = find(root, "added_tokens")) {
-      for (Json const& token : array_of(*added, "added_tokens")) {
-        std::string const& content =
-            text_of(member(token, "content", "an added token"), "an added token's content");
-        read_added(content, id_of(member(token, "id", "an added token"), concat("token \"", content, "\"")), token);
+    read_model(get_object(root, "model", spec_.source));
+    if (Json const* const added = find_array(root, "added_tokens", spec_.source)) {
+      std::string const where = at("added_tokens");
+      for (Json const& token : *added) {
+        std::string const content = get_string(token, "content", where);
+        read_added(content, id_of(get_member(token, "id", where), content), token);
       }
     }
-    for (Json const* step : steps_of(root, "normalizer", "normalizers")) {
-      if (type_of_step(*step) != "NFC") {
-        refuse("normalizer", type_of_step(*step), "null, NFC, Sequence");
+    for (Step const& step : steps_of(root, "normalizer", "normalizers")) {
+      if (step.type != "NFC") {
+        refuse("normalizer", step.type, "null, NFC, Sequence");
       }
       spec_.nfc = true;
     }
@@ -214,64 +182,61 @@ class TokenizerReader {
   }
 
   void read_added(std::string const& content, std::int32_t id, Json const& flags) {
+    std::string const where = at("added token " + in_quotes(content));
+    JET_CHECK(content.size() <= max_added_bytes, where, ": expected at most ", max_added_bytes, " bytes, found ",
+              content.size());
     AddedToken token;
     token.content = content;
     token.id = id;
-    token.special = flag(flags, "special", false);
-    token.lstrip = flag(flags, "lstrip", false);
-    token.rstrip = flag(flags, "rstrip", false);
-    token.single_word = flag(flags, "single_word", false);
-    token.normalized = flag(flags, "normalized", !token.special);
+    token.special = get_bool(flags, "special", where, false);
+    token.lstrip = get_bool(flags, "lstrip", where, false);
+    token.rstrip = get_bool(flags, "rstrip", where, false);
+    token.single_word = get_bool(flags, "single_word", where, false);
+    token.normalized = get_bool(flags, "normalized", where, !token.special);
     spec_.added.push_back(std::move(token));
   }
 
   void read_vocab(Json const& vocab, std::string_view where) {
-    JET_CHECK(vocab.is_object(), spec_.source, ": ", where, " must be an object, found ", vocab.type_name());
-    for (auto const& [text, id] : vocab.items()) {
-      spec_.vocab.emplace_back(text, id_of(id, concat("token \"", text, "\"")));
+    for (auto const& [text, id] : object_from(vocab, where).get_ref<Json::object_t const&>()) {
+      spec_.vocab.emplace_back(text, id_of(id, text));
     }
-    JET_CHECK(!spec_.vocab.empty(), spec_.source, ": ", where, " is empty");
+    JET_CHECK(!spec_.vocab.empty(), where, ": the vocabulary is empty");
   }
 
+  /// `where`: the merge, for messages.
   void add_merge(std::string_view merge, std::string_view where) {
     std::size_t const space = merge.find(' ');
     bool const two = space != std::string_view::npos && space > 0 && space + 1 < merge.size() &&
                      merge.find(' ', space + 1) == std::string_view::npos;
-    JET_CHECK(two, spec_.source, ": ", where, " must be two tokens with a space between, found \"", merge, "\"");
+    JET_CHECK(two, where, ": expected two tokens with a space between, found ", in_quotes(merge));
     spec_.merges.emplace_back(merge.substr(0, space), merge.substr(space + 1));
   }
 
   void read_model(Json const& model) {
-    JET_CHECK(model.is_object(), spec_.source, ": model must be an object, found ", model.type_name());
-    if (std::string const& type = text_of(member(model, "type", "model"), "the model's type"); type != "BPE") {
+    std::string const where = at("model");
+    if (std::string const type = get_string(model, "type", where); type != "BPE") {
       refuse("model", type, "BPE");
     }
-    if (Json const* const dropout = find(model, "dropout")) {
-      JET_CHECK(dropout->is_number() && dropout->get<double>() == 0.0, spec_.source,
-                ": the model's \"dropout\" is not supported (supported: null, 0), found ", dropout->dump());
-    }
-    JET_CHECK(!flag(model, "byte_fallback", false), spec_.source,
-              ": the model's \"byte_fallback\" is not supported (supported: false)");
+    JET_CHECK(get_number(model, "dropout", where, 0) == 0, where,
+              ": dropout is not supported (supported: null, 0)");
+    JET_CHECK(!get_bool(model, "byte_fallback", where, false), where,
+              ": byte_fallback is not supported (supported: false)");
     for (char const* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-      if (Json const* const affix = find(model, key)) {
-        JET_CHECK(text_of(*affix, key).empty(), spec_.source, ": the model's \"", key,
-                  "\" is not supported (supported: null, empty), found ", affix->dump());
-      }
+      JET_CHECK(get_string(model, key, where, "").empty(), where, ": ", key,
+                " is not supported (supported: null, empty)");
     }
-    if (Json const* const unknown = find(model, "unk_token")) {
-      spec_.unknown_token = text_of(*unknown, "unk_token");
-    }
-    spec_.ignore_merges = flag(model, "ignore_merges", false);
-    read_vocab(member(model, "vocab", "model"), "the model's vocab");
-    std::size_t index = 0;
-    for (Json const& merge : array_of(member(model, "merges", "model"), "the model's merges")) {
-      std::string const where = concat("merge ", index++);
-      if (merge.is_string()) {
-        add_merge(merge.get_ref<std::string const&>(), where);
+    spec_.unknown_token = find_string(model, "unk_token", where);
+    spec_.ignore_merges = get_bool(model, "ignore_merges", where, false);
+    read_vocab(get_object(model, "vocab", where), key_path(where, "vocab"));
+    Json const& merges = get_array(model, "merges", where);
+    spec_.merges.reserve(merges.size());
+    for (Json const& merge : merges) {
+      std::string const place = concat(where, ": merge ", spec_.merges.size());
+      if (merge.is_array()) {
+        JET_CHECK(merge.size() == 2, place, ": expected two tokens, found ", merge.size());
+        spec_.merges.emplace_back(string_from(merge[0], place), string_from(merge[1], place));
       } else {
-        JET_CHECK(merge.is_array() && merge.size() == 2, spec_.source, ": ", where,
-                  " must be a string or a pair of strings, found ", merge.dump());
-        spec_.merges.emplace_back(text_of(merge[0], where), text_of(merge[1], where));
+        add_merge(string_from(merge, place), place);
       }
     }
   }
@@ -291,48 +256,46 @@ class TokenizerReader {
   }
 
   void read_pre_tokenizer(Json const& root) {
+    std::string const where = at("pre_tokenizer");
     bool byte_level = false;
-    for (Json const* step : steps_of(root, "pre_tokenizer", "pretokenizers")) {
-      std::string const& type = type_of_step(*step);
-      JET_CHECK(!byte_level, spec_.source, ": pre_tokenizer \"", type, "\" after ByteLevel is not supported");
-      if (type == "ByteLevel") {
+    for (Step const& step : steps_of(root, "pre_tokenizer", "pretokenizers")) {
+      JET_CHECK(!byte_level, where, ": ", in_quotes(step.type), " after ByteLevel is not supported");
+      if (step.type == "ByteLevel") {
         byte_level = true;
-        add_byte_level(flag(*step, "add_prefix_space", true), flag(*step, "use_regex", true));
-      } else if (type == "Digits") {
-        add_split(flag(*step, "individual_digits", false) ? split_patterns::digit : split_patterns::digits);
-      } else if (type == "Split") {
-        read_split(*step);
+        add_byte_level(get_bool(*step.json, "add_prefix_space", where, true),
+                       get_bool(*step.json, "use_regex", where, true));
+      } else if (step.type == "Digits") {
+        add_split(get_bool(*step.json, "individual_digits", where, false) ? split_patterns::digit
+                                                                          : split_patterns::digits);
+      } else if (step.type == "Split") {
+        read_split(*step.json, where);
       } else {
-        refuse("pre_tokenizer", type, "ByteLevel, Split, Digits, Sequence");
+        refuse("pre_tokenizer", step.type, "ByteLevel, Split, Digits, Sequence");
       }
     }
-    JET_CHECK(byte_level, spec_.source, ": the pre_tokenizer has no ByteLevel; only byte-level BPE is supported");
+    JET_CHECK(byte_level, where, ": there is no ByteLevel; only byte-level BPE is supported");
   }
 
-  void read_split(Json const& step) {
-    Json const& pattern = member(step, "pattern", "Split");
-    if (!pattern.is_object() || !pattern.contains("Regex")) {
-      refuse("Split pattern", pattern.dump(), "Regex");
-    }
-    std::string const& regex = text_of(pattern.at("Regex"), "Split's Regex");
+  void read_split(Json const& step, std::string const& where) {
+    std::string const regex =
+        get_string(get_object(step, "pattern", where), "Regex", key_path(where, "the pattern of a Split"));
     auto const known = std::find(split_patterns::known.begin(), split_patterns::known.end(), regex);
     if (known == split_patterns::known.end()) {
       refuse("Split pattern", regex, "the patterns of GPT-2, Qwen2 and Llama 3");
     }
-    if (std::string const& behavior = text_of(member(step, "behavior", "Split"), "Split's behavior");
-        behavior != "Isolated") {
+    if (std::string const behavior = get_string(step, "behavior", where); behavior != "Isolated") {
       refuse("Split behavior", behavior, "Isolated");
     }
-    JET_CHECK(!flag(step, "invert", false), spec_.source,
-              ": Split's \"invert\" is not supported (supported: false)");
+    JET_CHECK(!get_bool(step, "invert", where, false), where,
+              ": invert of a Split is not supported (supported: false)");
     add_split(*known);
   }
 
   void read_decoder(Json const& root) {
-    std::vector<Json const*> const steps = steps_of(root, "decoder", "decoders");
-    for (Json const* step : steps) {
-      if (type_of_step(*step) != "ByteLevel") {
-        refuse("decoder", type_of_step(*step), "ByteLevel");
+    std::vector<Step> const steps = steps_of(root, "decoder", "decoders");
+    for (Step const& step : steps) {
+      if (step.type != "ByteLevel") {
+        refuse("decoder", step.type, "ByteLevel");
       }
     }
     JET_CHECK(steps.size() == 1, spec_.source, ": expected one decoder of type ByteLevel, found ", steps.size(),
@@ -340,37 +303,38 @@ class TokenizerReader {
   }
 
   void read_post_processor(Json const& root) {
-    for (Json const* step : steps_of(root, "post_processor", "processors")) {
-      std::string const& type = type_of_step(*step);
-      if (type == "TemplateProcessing") {
-        read_template(*step);
-      } else if (type != "ByteLevel") {  // ByteLevel moves offsets only
-        refuse("post_processor", type, "null, ByteLevel, TemplateProcessing, Sequence");
+    for (Step const& step : steps_of(root, "post_processor", "processors")) {
+      if (step.type == "TemplateProcessing") {
+        read_template(*step.json, at("post_processor"));
+      } else if (step.type != "ByteLevel") {  // ByteLevel moves offsets only
+        refuse("post_processor", step.type, "null, ByteLevel, TemplateProcessing, Sequence");
       }
     }
   }
 
-  void read_template(Json const& step) {
+  void read_template(Json const& step, std::string const& where) {
     std::vector<std::int32_t> before;
     std::vector<std::int32_t> after;
     bool text_seen = false;
-    for (Json const& piece :
-         array_of(member(step, "single", "TemplateProcessing"), "TemplateProcessing's single")) {
-      if (piece.is_object() && piece.contains("Sequence")) {
-        JET_CHECK(!text_seen, spec_.source, ": TemplateProcessing's single holds the text twice");
+    Json const& single = get_array(step, "single", where);
+    JET_CHECK(single.size() <= max_template_ids, where, ": expected at most ", max_template_ids, " pieces, found ",
+              single.size());
+    for (Json const& piece : single) {
+      if (find_member(piece, "Sequence", where) != nullptr) {
+        JET_CHECK(!text_seen, where, ": single holds the text twice");
         text_seen = true;
         continue;
       }
-      std::string const& name =
-          text_of(member(member(piece, "SpecialToken", "TemplateProcessing's single"), "id", "SpecialToken"),
-                  "a SpecialToken's id");
-      Json const& token = member(member(step, "special_tokens", "TemplateProcessing"), name.c_str(),
-                                 "TemplateProcessing's special_tokens");
-      for (Json const& id : array_of(member(token, "ids", "a special token"), "a special token's ids")) {
-        (text_seen ? after : before).push_back(id_of(id, concat("token \"", name, "\"")));
+      std::string const name = get_string(get_object(piece, "SpecialToken", where), "id", where);
+      Json const* const token = find_object(get_object(step, "special_tokens", where), name, where);
+      JET_CHECK(token != nullptr, where, ": special_tokens has no ", in_quotes(name));
+      for (Json const& id : get_array(*token, "ids", where)) {
+        JET_CHECK(before.size() + after.size() + spec_.before.size() + spec_.after.size() < max_template_ids, where,
+                  ": expected at most ", max_template_ids, " ids, found more");
+        (text_seen ? after : before).push_back(id_of(id, name));
       }
     }
-    JET_CHECK(text_seen, spec_.source, ": TemplateProcessing's single does not hold the text");
+    JET_CHECK(text_seen, where, ": single does not hold the text");
     // A later processor wraps what the earlier ones gave.
     spec_.before.insert(spec_.before.begin(), before.begin(), before.end());
     spec_.after.insert(spec_.after.end(), after.begin(), after.end());
@@ -378,22 +342,25 @@ class TokenizerReader {
 
   /// vocab.json and merges.txt, as the Python tokenizers of `transformers` read them.
   void read_directory(std::filesystem::path const& path) {
-    namespace fs = std::filesystem;
-    std::error_code error;
-    Json const config = read_json(path / "tokenizer_config.json");
-    Json const named = fs::exists(path / "special_tokens_map.json", error)
-                           ? read_json(path / "special_tokens_map.json")
-                           : Json(Json::object());
-    Json const added = fs::exists(path / "added_tokens.json", error) ? read_json(path / "added_tokens.json")
-                                                                     : Json(Json::object());
-    read_vocab(read_json(path / "vocab.json"), "vocab.json");
-    read_merges(read_file(path / "merges.txt"));
+    std::string const config_path = (path / "tokenizer_config.json").string();
+    std::string const names_path = (path / "special_tokens_map.json").string();
+    std::string const added_path = (path / "added_tokens.json").string();
+    std::string const vocab_path = (path / "vocab.json").string();
+    auto const read_optional = [&](std::string const& file) {
+      std::error_code error;
+      return std::filesystem::exists(file, error) ? read_json(file) : Json(Json::object());
+    };
+    Json const config = read_json(config_path);
+    Json const named = read_optional(names_path);
+    Json const added = read_optional(added_path);
+    read_vocab(read_json(vocab_path), vocab_path);
+    read_merges(path / "merges.txt");
 
-    std::string family = text_of(member(config, "tokenizer_class", "tokenizer_config.json"), "tokenizer_class");
+    std::string family = get_string(config, "tokenizer_class", config_path);
     if (family.ends_with("Fast")) {
       family.resize(family.size() - 4);
     }
-    bool const prefix_space = flag(config, "add_prefix_space", false);
+    bool const prefix_space = get_bool(config, "add_prefix_space", config_path, false);
     if (family == "Qwen2Tokenizer") {
       spec_.nfc = true;
       add_split(split_patterns::qwen2);
@@ -403,23 +370,23 @@ class TokenizerReader {
     } else {
       refuse("tokenizer_class", family, "Qwen2Tokenizer, GPT2Tokenizer, or any with a tokenizer.json");
     }
-    JET_CHECK(!flag(config, "add_eos_token", false), spec_.source,
-              ": tokenizer_config.json's \"add_eos_token\" is not supported (supported: false)");
+    JET_CHECK(!get_bool(config, "add_eos_token", config_path, false), config_path,
+              ": add_eos_token is not supported (supported: false)");
 
     // Both families name this token for whatever the files leave open.
     constexpr std::string_view default_special = "<|endoftext|>";
     std::map<std::string, Json> special;  // content -> its flags where they are stated
     std::set<std::string> required;
-    for (Json const* names : {&config, &named}) {
+    for (auto const& [names, file] : {std::pair(&config, &config_path), std::pair(&named, &names_path)}) {
       for (char const* key :
            {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"}) {
-        if (Json const* const token = find(*names, key)) {
-          read_name(*token, special);
+        if (Json const* const token = find_member(*names, key, *file)) {
+          read_name(*token, key_path(*file, key), special);
         }
       }
-      if (Json const* const tokens = find(*names, "additional_special_tokens")) {
-        for (Json const& token : array_of(*tokens, "additional_special_tokens")) {
-          read_name(token, special);
+      if (Json const* const tokens = find_array(*names, "additional_special_tokens", *file)) {
+        for (Json const& token : *tokens) {
+          read_name(token, key_path(*file, "additional_special_tokens"), special);
         }
       }
     }
@@ -431,31 +398,28 @@ class TokenizerReader {
     std::map<std::string, std::int32_t> ids;  // every added token
     auto const add = [&](std::string const& content, std::int32_t id, Json const& flags) {
       auto const [it, fresh] = ids.emplace(content, id);
-      JET_CHECK(it->second == id, spec_.source, ": added token \"", content, "\" has two ids, ", it->second,
+      JET_CHECK(it->second == id, spec_.source, ": added token ", in_quotes(content), " has two ids, ", it->second,
                 " and ", id);
       if (fresh) {
         read_added(content, id, flags);
         if (special.contains(content)) {
           spec_.added.back().special = true;
-          spec_.added.back().normalized = flag(flags, "normalized", false);
+          spec_.added.back().normalized = get_bool(flags, "normalized", spec_.source, false);
         }
       }
     };
-    if (Json const* const stated = find(config, "added_tokens_decoder")) {
-      JET_CHECK(stated->is_object(), spec_.source, ": added_tokens_decoder must be an object, found ",
-                stated->type_name());
-      for (auto const& [key, token] : stated->items()) {
-        std::int32_t id = -1;
-        auto const [end, failed] = std::from_chars(key.data(), key.data() + key.size(), id);
-        JET_CHECK(failed == std::errc{} && end == key.data() + key.size() && id >= 0 && id < limit(), spec_.source,
-                  ": added_tokens_decoder has the key \"", key, "\", which is not an id in range");
-        add(text_of(member(token, "content", "an added token"), "an added token's content"), id, token);
+    if (Json const* const stated = find_object(config, "added_tokens_decoder", config_path)) {
+      std::string const where = key_path(config_path, "added_tokens_decoder");
+      for (auto const& [key, token] : stated->get_ref<Json::object_t const&>()) {
+        std::optional<i64> const id = whole_number(key);
+        JET_CHECK(id.has_value(), where, ": the key ", in_quotes(key), " is not an id");
+        std::string const content = get_string(token, "content", where);
+        add(content, checked_id(*id, content), token);
       }
     }
-    for (auto const& [content, id] : added.items()) {
+    for (auto const& [content, id] : object_from(added, added_path).get_ref<Json::object_t const&>()) {
       auto const it = special.find(content);
-      add(content, id_of(id, concat("token \"", content, "\"")),
-          it == special.end() ? Json(Json::object()) : it->second);
+      add(content, id_of(id, content), it == special.end() ? Json(Json::object()) : it->second);
     }
     std::map<std::string_view, std::int32_t> vocab;
     for (auto const& [text, id] : spec_.vocab) {
@@ -471,30 +435,37 @@ class TokenizerReader {
       if (it != vocab.end()) {
         add(content, it->second, flags);
       } else {
-        JET_CHECK(!required.contains(content), spec_.source, ": special token \"", content, "\" has no id");
+        JET_CHECK(!required.contains(content), spec_.source, ": special token ", in_quotes(content), " has no id");
       }
     }
-    if (flag(config, "add_bos_token", false)) {
-      Json const* bos = find(config, "bos_token");
-      bos = bos == nullptr ? find(named, "bos_token") : bos;
-      std::string const content = bos == nullptr ? std::string(default_special) : content_of(*bos);
-      JET_CHECK(ids.contains(content), spec_.source, ": add_bos_token is set but \"", content, "\" has no id");
+    if (get_bool(config, "add_bos_token", config_path, false)) {
+      Json const* bos = find_member(config, "bos_token", config_path);
+      bos = bos == nullptr ? find_member(named, "bos_token", names_path) : bos;
+      std::string const content = bos == nullptr ? std::string(default_special) : content_of(*bos, config_path);
+      JET_CHECK(ids.contains(content), config_path, ": add_bos_token is set, but ", in_quotes(content),
+                " has no id");
       spec_.before.push_back(ids.at(content));
     }
   }
 
-  std::string const& content_of(Json const& token) const {
-    return text_of(token.is_object() ? member(token, "content", "a special token") : token, "a special token");
+  /// A special token is its text, or an object with flags that holds the text.
+  static std::string content_of(Json const& token, std::string const& where) {
+    return token.is_object() ? get_string(token, "content", where) : string_from(token, where);
   }
-  void read_name(Json const& token, std::map<std::string, Json>& special) const {
-    Json& flags = special.try_emplace(content_of(token), Json::object()).first->second;
+  static void read_name(Json const& token, std::string const& where, std::map<std::string, Json>& special) {
+    Json& flags = special.try_emplace(content_of(token, where), Json::object()).first->second;
     if (token.is_object()) {
       flags = token;
     }
   }
 
-  void read_merges(std::string_view text) {
-    std::size_t line_number = 0;
+  void read_merges(std::filesystem::path const& path) {
+    MappedFile const file(path);
+    JET_CHECK(file.size() <= json_max_bytes, path.string(), ": expected at most ", json_max_bytes, " bytes, found ",
+              file.size());
+    spec_.file_bytes += file.size();
+    std::string_view text = file.text();
+    i64 line_number = 0;
     while (!text.empty()) {
       std::size_t const end = std::min(text.find('\n'), text.size());
       std::string_view line = text.substr(0, end);
@@ -504,7 +475,7 @@ class TokenizerReader {
         line.remove_suffix(1);
       }
       if (!line.empty() && !line.starts_with("#version")) {
-        add_merge(line, concat("merges.txt line ", line_number));
+        add_merge(line, concat(path.string(), ": line ", line_number));
       }
     }
   }
@@ -652,16 +623,17 @@ class Tokenizer {
     }
     if (spec.unknown_token) {
       JET_CHECK(std::find(byte_ids.begin(), byte_ids.end(), -1) == byte_ids.end(), source,
-                ": the model's unk_token \"", *spec.unknown_token,
-                "\" is not supported unless the vocab holds every byte");
+                ": the model's unk_token ", detail::in_quotes(*spec.unknown_token),
+                " is not supported unless the vocab holds every byte");
     }
     std::vector<detail::BytePair::Merge> merges;
     merges.reserve(spec.merges.size());
     for (auto const& merge : spec.merges) {
       auto const id = [&](std::string const& token) {
         auto const it = ids_.find(token);
-        JET_CHECK(it != ids_.end(), source, ": merge ", merges.size(), " (\"", merge.first, "\", \"", merge.second,
-                  "\") needs the token \"", token, "\", which is not in the vocab");
+        JET_CHECK(it != ids_.end(), source, ": merge ", merges.size(), " (", detail::in_quotes(merge.first), ", ",
+                  detail::in_quotes(merge.second), ") needs the token ", detail::in_quotes(token),
+                  ", which is not in the vocab");
         return it->second;
       };
       merges.push_back({id(merge.first), id(merge.second), id(merge.first + merge.second)});
@@ -678,7 +650,8 @@ class Tokenizer {
 
   void insert(std::string const& text, std::int32_t id, std::string const& source) {
     Entry& entry = entries_[static_cast<std::size_t>(id)];
-    JET_CHECK(!entry.present, source, ": tokens \"", entry.text, "\" and \"", text, "\" have the same id ", id);
+    JET_CHECK(!entry.present, source, ": tokens ", detail::in_quotes(entry.text), " and ", detail::in_quotes(text),
+              " have the same id ", id);
     // As `tokenizers` decodes: a token that is not of the byte alphabet stands for itself, and this holds for added
     // tokens too.
     entry = {text, detail::bytes_of_token(text).value_or(text), true, false};
@@ -692,22 +665,22 @@ class Tokenizer {
     std::set<std::string> looked_for;
     for (detail::AddedToken& token : tokens) {
       JET_CHECK(!token.content.empty(), source, ": the added token with id ", token.id, " has no content");
-      JET_CHECK(contents.insert(token.content).second, source, ": added token \"", token.content,
-                "\" occurs twice");
+      JET_CHECK(contents.insert(token.content).second, source, ": added token ", detail::in_quotes(token.content),
+                " occurs twice");
       auto const it = ids_.find(token.content);
       if (it == ids_.end()) {
         insert(token.content, token.id, source);
       } else {
-        JET_CHECK(it->second == token.id, source, ": added token \"", token.content, "\" has id ", token.id,
-                  " but is in the vocab with id ", it->second);
+        JET_CHECK(it->second == token.id, source, ": added token ", detail::in_quotes(token.content), " has id ",
+                  token.id, " but is in the vocab with id ", it->second);
       }
       entries_[static_cast<std::size_t>(token.id)].special = token.special;
       if (token.normalized) {
         if (nfc_) {
           token.content = detail::normalize_nfc(token.content);
         }
-        JET_CHECK(looked_for.insert(token.content).second, source, ": two added tokens are \"", token.content,
-                  "\" when normalized");
+        JET_CHECK(looked_for.insert(token.content).second, source, ": two added tokens are ",
+                  detail::in_quotes(token.content), " when normalized");
         normalized.push_back(std::move(token));
       } else {
         raw.push_back(std::move(token));

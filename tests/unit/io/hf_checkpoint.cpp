@@ -4,10 +4,8 @@
 #include <unistd.h>
 
 #include <cstring>
-#include <fstream>
 #include <map>
 #include <memory>
-#include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,14 +14,12 @@
 #include <jet/io/hf_checkpoint.hpp>
 #include <jet/model/init.hpp>
 
+#include "file_support.hpp"
 #include "golden/tiny_models.hpp"
 
 namespace {
 
-using golden::contains;
-using golden::message_of;
 using golden::path_of;
-using golden::ScratchDirectory;
 using golden::TinyJet;
 using golden::TinyLlama;
 using golden::TinyLlama3;
@@ -33,17 +29,13 @@ using jet::DType;
 using jet::i64;
 using jet::Json;
 using jet::Precision;
+using tests::contains;
+using tests::message_of;
+using tests::read_file;
+using tests::ScratchDirectory;
+using tests::write_file;
 
 constexpr Precision f16_weights{DType::f16, DType::f32, DType::f32, DType::f32};
-
-std::string read(std::filesystem::path const& path) {
-  std::ostringstream text;
-  text << std::ifstream(path, std::ios::binary).rdbuf();
-  return text.str();
-}
-void write(std::filesystem::path const& path, std::string const& text) {
-  std::ofstream(path, std::ios::binary) << text;
-}
 
 /// Every tensor of a store by its name: dtype, shape and bytes.
 struct Held {
@@ -93,7 +85,7 @@ struct Edited {
       sources.push_back({name, held.dtype, held.shape, held.bytes.data(), nullptr});
     }
     jet::save_checkpoint(directory, sources, i64{1} << 40);
-    write(directory / "config.json", config.dump());
+    write_file(directory / "config.json", config.dump());
   }
 };
 
@@ -219,14 +211,14 @@ TEST_CASE("hf_checkpoint: tensors stay in the mapping where they can") {
 
 TEST_CASE("hf_checkpoint: tensors at odd addresses are copied") {
   ScratchDirectory directory;
-  std::string file = read(path_of<TinyQwen2>() / "model.safetensors");
+  std::string file = read_file(path_of<TinyQwen2>() / "model.safetensors");
   REQUIRE(static_cast<unsigned char>(file[0]) < 255);
   std::size_t length = 0;
   std::memcpy(&length, file.data(), 8);
   file.insert(8 + length, 1, ' ');  // the header one byte longer
   ++length;
   std::memcpy(file.data(), &length, 8);
-  write(directory.path / "model.safetensors", file);
+  write_file(directory.path / "model.safetensors", file);
   std::filesystem::copy(path_of<TinyQwen2>() / "config.json", directory.path);
   auto const weights = jet::load_weights<TinyQwen2>(directory.path, jet::precision::f32);
   CHECK(content(*weights) == content(path_of<TinyQwen2>()));
@@ -334,7 +326,7 @@ TEST_CASE("hf_checkpoint: bf16 and f16 files, into f32 and back") {
     CHECK(content(wide.path) == content(*widened));
     jet::save(*widened, again.path, {.dtype = dtype});
     CHECK(content(again.path) == content(narrow.path));
-    CHECK(read(again.path / "config.json") == read(narrow.path / "config.json"));
+    CHECK(read_file(again.path / "config.json") == read_file(narrow.path / "config.json"));
     double const error = logits_error<Model, jet::precision::f32>(wide.path);
     CHECK(error > 1e-5);
     CHECK(error < tolerance);
@@ -495,7 +487,7 @@ TEST_CASE("hf_checkpoint: a save that does not finish leaves the old checkpoint"
   ScratchDirectory directory;
   auto const old = random_weights<TinyJet>();
   jet::save(*old, directory.path);
-  auto const config = read(directory.path / "config.json");
+  auto const config = read_file(directory.path / "config.json");
   auto const tensors = content(directory.path);
 
   auto const other = jet::load_weights<TinyJet>(path_of<TinyJet>(), jet::precision::f32, {.map = false});
@@ -509,7 +501,7 @@ TEST_CASE("hf_checkpoint: a save that does not finish leaves the old checkpoint"
                    "too large for f16"));
     // a save that was killed before has left temporaries: the next one removes them
     CHECK(directory.names() == std::set<std::string>{"config.json", "model.safetensors"});
-    CHECK(read(directory.path / "config.json") == config);
+    CHECK(read_file(directory.path / "config.json") == config);
     CHECK(content(directory.path) == tensors);
     // killed while it writes
     pid_t const child = ::fork();
@@ -524,7 +516,7 @@ TEST_CASE("hf_checkpoint: a save that does not finish leaves the old checkpoint"
     int status = 0;
     REQUIRE(::waitpid(child, &status, 0) == child);
     CHECK(WIFSIGNALED(status));
-    CHECK(read(directory.path / "config.json") == config);
+    CHECK(read_file(directory.path / "config.json") == config);
     CHECK(content(directory.path) == tensors);
   }
   CHECK(content(*jet::load_weights<TinyJet>(directory.path, jet::precision::f32)) == content(*old));

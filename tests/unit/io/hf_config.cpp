@@ -11,15 +11,16 @@
 #include <jet/model/llama.hpp>
 #include <jet/model/qwen.hpp>
 
+#include "file_support.hpp"
 #include "golden/tiny_models.hpp"
 
 namespace {
 
-using golden::contains;
-using golden::message_of;
 using jet::DType;
 using jet::i64;
 using jet::Json;
+using tests::contains;
+using tests::message_of;
 
 Json config_file(std::string_view directory, std::string_view name = "config.json") {
   return jet::load_json(std::filesystem::path(JET_TEST_DATA) / "golden" / directory / name);

@@ -9,16 +9,17 @@
 #include <jet/model/engine.hpp>
 #include <jet/model/init.hpp>
 
+#include "file_support.hpp"
 #include "golden/tiny_models.hpp"
 
 namespace {
 
-using golden::contains;
-using golden::message_of;
-using golden::ScratchDirectory;
 using golden::TinyJet;
 using jet::DType;
 using jet::i64;
+using tests::contains;
+using tests::message_of;
+using tests::ScratchDirectory;
 
 using B = jet::Cpu<jet::precision::f32>;
 
@@ -109,72 +110,8 @@ TEST_CASE("state_file: states that contradict themselves are not written") {
   check([](auto& s) { s.rows[2].dtype = DType::none; }, "dtype is not stated");
   check([](auto& s) { s.rows[2].name = ""; }, "is not a name");
   check([](auto& s) { s.rows[2].name = "a\nb"; }, "is not a name");
+  check([](auto& s) { s.plan += '\n'; }, "plan \"AB\\x0a\" is not of letters");
   check([](auto& s) { s.rows[1] = s.rows[0]; }, "layers.0.mixer.key");
-}
-
-TEST_CASE("state_file: damaged and foreign files are refused with what is wrong") {
-  ScratchDirectory directory;
-  std::filesystem::path const path = directory.path / "state";
-  jet::SafetensorsMetadata const good{{"format", "jet_state"},
-                                      {"version", "1"},
-                                      {"plan", "AB"},
-                                      {"position", "5"},
-                                      {"rows", "layers.0.mixer.key\nlayers.1.mlp.shift\n"}};
-  std::vector<std::string> const names{"layers.0.mixer.key", "layers.1.mlp.shift"};
-  auto const load = [&](jet::SafetensorsMetadata const& metadata, std::vector<std::string> const& tensors) {
-    float const zeros[4]{};
-    std::vector<jet::SafetensorsSource> sources;
-    for (std::string const& name : tensors) {
-      sources.push_back({name, DType::f32, {4}, zeros, nullptr});
-    }
-    jet::write_safetensors(path, sources, metadata);
-    return message_of([&] { jet::load_state(path); });
-  };
-  auto const changed = [&](std::string const& key, std::string const& value) {
-    jet::SafetensorsMetadata metadata = good;
-    metadata[key] = value;
-    return load(metadata, names);
-  };
-  CHECK(load(good, names) == "");
-  for (auto const& [key, value] : good) {
-    jet::SafetensorsMetadata metadata = good;
-    metadata.erase(key);
-    CHECK(contains(load(metadata, names), path.string() + ": metadata " + key + ": absent"));
-  }
-  CHECK(contains(changed("format", "pt"), "format: expected \"jet_state\", found \"pt\""));
-  CHECK(contains(changed("version", "2"), "version: expected 1, found \"2\""));
-  for (std::string const position : {"-1", "", "5x", " 5", "99999999999999999999"}) {
-    CHECK(contains(changed("position", position), "position: expected an integer of at least 0, found"));
-  }
-  CHECK(contains(changed("plan", "A"), "layer 1, expected 0 to 0 of plan \"A\""));
-  CHECK(contains(changed("plan", ""), "layer 0, expected 0 to -1"));
-  CHECK(contains(changed("rows", ""), "tensor \"layers.0.mixer.key\": not named by metadata rows"));
-  CHECK(contains(changed("rows", "layers.0.mixer.key\nlayers.1.mlp.shift"), "the last line is not complete"));
-  CHECK(contains(changed("rows", "layers.0.mixer.key\nlayers.0.mixer.key\n"), "named twice"));
-  CHECK(contains(changed("rows", "layers.0.mixer.key\nlayers.1.mlp.other\n"), "not in the file"));
-  for (std::string const name : {"layers.x.a", "layers.-1.a", "layers.0.", "layers.0", "layer.0.a", "layers.00.a",
-                                 "layers.99999999999999999999.a", "layers..a"}) {
-    CAPTURE(name);
-    jet::SafetensorsMetadata metadata = good;
-    metadata["rows"] = name + "\n";
-    CHECK(contains(load(metadata, {name}), "expected a name of the form layers.<number>.<row>"));
-  }
-  // of a type that states do not have
-  jet::SafetensorsMetadata metadata = good;
-  metadata["rows"] = "layers.0.a\n";
-  std::string const header =
-      R"({"__metadata__":{"format":"jet_state","version":"1","plan":"AB","position":"0","rows":"layers.0.a\n"},)"
-      R"("layers.0.a":{"dtype":"I16","shape":[0],"data_offsets":[0,0]}})";
-  std::string file(8, '\0');
-  file[0] = static_cast<char>(header.size());
-  REQUIRE(header.size() < 256);
-  {
-    jet::AtomicFile out(path);
-    out.write(file + header);
-    out.commit();
-  }
-  CHECK(contains(message_of([&] { jet::load_state(path); }), "dtype I16 cannot be read"));
-  CHECK(contains(message_of([&] { jet::load_state(directory.path / "absent"); }), "cannot open"));
 }
 
 TEST_CASE("state_file: a state of another model is refused by the pool") {
