@@ -2,22 +2,33 @@
 //   generate MODEL_DIR --prompt "Once upon a time"
 //   generate MODEL_DIR --chat "What is gravity?"
 //   generate MODEL_DIR --prompt-ids 1,2,3 --ids          (token ids in and out: no tokenizer)
+//   generate MODEL_DIR --prompt "..." --backend cuda     (built with JET_CUDA)
+// Built without the tokenizer it takes and prints token ids only.
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <CLI/CLI.hpp>
 
 #include <jet/io/hf_checkpoint.hpp>
-#include <jet/io/tokenizer.hpp>
 #include <jet/jet.hpp>
 #include <jet/text/progress.hpp>
-#include <jet/text/stop.hpp>
 
-#include "tiny_model.hpp"
+#include "generate_models.hpp"
+#if defined(JET_EXAMPLE_TOKENIZER)
+#include "generate_text.hpp"
+#endif
+
+#if defined(JET_EXAMPLE_CUDA)
+extern template class jet::Engine<TinyJet, CudaBf16>;
+extern template class jet::Engine<jet::SmolLM2_135M, CudaBf16>;
+extern template class jet::Engine<jet::Qwen3_0_6B, CudaBf16>;
+extern template class jet::Engine<jet::JetNemotron2B, CudaBf16>;
+#endif
 
 namespace {
 
@@ -26,6 +37,7 @@ struct Options {
   std::string prompt, chat;
   std::string system = "You are a helpful AI assistant.";
   std::string precision = "bf16-weights";
+  std::string backend_name = "cpu";
   std::vector<std::string> stop_strings;
   std::vector<std::int32_t> prompt_ids;
   jet::i64 max_len = 2048;
@@ -34,61 +46,62 @@ struct Options {
   bool ids = false;
 };
 
-/// Ends of text that the tokenizer knows.
-std::vector<std::int32_t> stop_tokens(jet::Tokenizer const& tokenizer) {
-  std::vector<std::int32_t> ids;
-  for (char const* name : {"<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>"}) {
-    if (auto const id = tokenizer.token_to_id(name)) {
-      ids.push_back(*id);
-    }
+#if !defined(JET_EXAMPLE_TOKENIZER)
+/// Token ids only.
+struct Text {
+  Text(std::filesystem::path const&, std::vector<std::string> const&) {
+    jet::fail("this program was built without the tokenizer: give --prompt-ids and --ids");
   }
-  return ids;
-}
+  std::vector<std::int32_t> encode(std::string const&) const { return {}; }
+  std::vector<std::int32_t> stop_tokens() const { return {}; }
+  std::string push(std::int32_t) { return ""; }
+  std::string flush() { return ""; }
+  bool stopped() const { return false; }
+};
+#endif
 
 template <class Model, class B> void run(Options options) {
   auto const start = std::chrono::steady_clock::now();
-  std::optional<jet::Tokenizer> tokenizer;
+  std::optional<Text> side;
   if (options.prompt_ids.empty() || !options.ids) {
-    tokenizer = jet::Tokenizer::from_file(options.model);
+    side.emplace(options.model, options.stop_strings);
   }
   auto lm = jet::load<Model, B>(options.model, {.max_len = options.max_len, .backend = options.backend});
   double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  std::fprintf(stderr, "loaded in %.2f s, kernels %s, %d threads\n", seconds,
-               std::string(jet::cpu::name_of(lm.backend().isa())).c_str(), lm.backend().threads());
+  if constexpr (std::is_same_v<B, CudaBf16>) {
+    std::fprintf(stderr, "loaded in %.2f s, on a GPU\n", seconds);
+  } else {
+    std::fprintf(stderr, "loaded in %.2f s, kernels %s, %d threads\n", seconds,
+                 std::string(jet::cpu::name_of(lm.backend().isa())).c_str(), lm.backend().threads());
+  }
 
   std::string text = options.prompt;
   if (!options.chat.empty()) {  // ChatML, as SmolLM2 and Qwen were tuned with
     text = "<|im_start|>system\n" + options.system + "<|im_end|>\n<|im_start|>user\n" + options.chat +
            "<|im_end|>\n<|im_start|>assistant\n";
   }
-  std::vector<std::int32_t> const prompt =
-      options.prompt_ids.empty() ? tokenizer->encode(text) : options.prompt_ids;
-  if (tokenizer) {
-    options.generate.stop_tokens = stop_tokens(*tokenizer);
+  std::vector<std::int32_t> const prompt = options.prompt_ids.empty() ? side->encode(text) : options.prompt_ids;
+  if (side) {
+    options.generate.stop_tokens = side->stop_tokens();
   }
   jet::ProgressBar bar("prefill", static_cast<jet::i64>(prompt.size()), "tok", prompt.size() > 1024);
   options.generate.on_prefill = [&](jet::i64, jet::i64 done, jet::i64 all) {
     done == all ? bar.clear() : bar.set(done);
   };
 
-  jet::StopMatcher stop({}, options.stop_strings);
-  std::optional<jet::StreamDecoder> decoder;
-  if (tokenizer) {
-    decoder.emplace(*tokenizer, true);
-  }
   auto generation = lm.generate(prompt, options.generate);
   for (std::int32_t const id : generation) {
     if (options.ids) {
       std::printf("%d ", id);
     } else {
-      std::printf("%s", stop.push(decoder->push(id)).c_str());
+      std::printf("%s", side->push(id).c_str());
     }
     std::fflush(stdout);
-    if (stop.stopped()) {
+    if (!options.ids && side->stopped()) {
       generation.stop(0);
     }
   }
-  std::printf("%s\n", options.ids || stop.stopped() ? "" : (stop.push(decoder->flush()) + stop.flush()).c_str());
+  std::printf("%s\n", options.ids ? "" : side->flush().c_str());
 
   auto const& stats = generation.stats();
   std::fprintf(stderr, "\nprefill %lld tokens, %.1f tok/s; decode %lld tokens, %.1f tok/s (%s)\n",
@@ -96,6 +109,18 @@ template <class Model, class B> void run(Options options) {
                static_cast<long long>(stats.decode_tokens), stats.decode_rate(),
                std::string(jet::name_of(generation.finish(0))).c_str());
   std::fprintf(stderr, "%s", lm.memory_plan().table().c_str());
+}
+
+template <class Model> void run_on_cuda(Options const& options) {
+#if defined(JET_EXAMPLE_CUDA)
+  if constexpr (on_cuda<Model>) {
+    return run<Model, CudaBf16>(options);
+  }
+  jet::fail("this program has no GPU kernels for this model; add it to generate.cu");
+#else
+  jet::fail("option --backend cuda: this program was built for the CPU only; configure with -DJET_CUDA=ON (",
+            options.model.string(), " can be run with --backend cpu)");
+#endif
 }
 
 /// Runs the first of the types that the checkpoint's config.json agrees with.
@@ -114,7 +139,9 @@ template <class... Models> void dispatch(Options const& options) {
       return;
     }
     found = true;
-    if (options.precision == "bf16-weights") {
+    if (options.backend_name == "cuda") {
+      run_on_cuda<Model>(options);
+    } else if (options.precision == "bf16-weights") {
       run<Model, jet::Cpu<jet::precision::bf16_weights>>(options);
     } else {
       run<Model, jet::Cpu<jet::precision::bf16>>(options);
@@ -129,7 +156,7 @@ template <class... Models> void dispatch(Options const& options) {
 
 int main(int argc, char** argv) {
   Options options;
-  CLI::App app("Generates text with a Hugging Face checkpoint on the CPU.");
+  CLI::App app("Generates text with a Hugging Face checkpoint.");
   app.add_option("model", options.model, "directory with config.json, safetensors and tokenizer files")->required();
   auto* const prompt = app.add_option("--prompt", options.prompt, "text to continue");
   app.add_option("--chat", options.chat, "a question for a chat model (ChatML)")->excludes(prompt);
@@ -144,7 +171,11 @@ int main(int argc, char** argv) {
   app.add_option("--repetition-penalty", options.generate.repetition_penalty, "1: off")->capture_default_str();
   app.add_option("--seed", options.generate.seed, "of sampling")->capture_default_str();
   app.add_option("--stop", options.stop_strings, "stop string, repeatable");
-  app.add_option("--precision", options.precision, "of activations: bf16-weights (float) or bf16")
+  app.add_option("--backend", options.backend_name, "cpu or cuda (activations in bf16)")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  app.add_option("--device", options.backend.device, "of CUDA")->capture_default_str();
+  app.add_option("--precision", options.precision, "of activations on the CPU: bf16-weights (float) or bf16")
       ->check(CLI::IsMember({"bf16-weights", "bf16"}))
       ->capture_default_str();
   app.add_option("--threads", options.backend.threads, "0: all")->capture_default_str();

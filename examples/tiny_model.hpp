@@ -1,7 +1,10 @@
 // A six-layer Jet-Nemotron small enough to keep a checkpoint of it beside the tests (tests/data/golden/tiny_jet_a).
 #pragma once
 
-#include <jet/jet.hpp>
+#include <jet/block/full_attention.hpp>
+#include <jet/block/jet_block.hpp>
+#include <jet/block/sliding_window.hpp>
+#include <jet/model/causal_lm.hpp>
 
 inline constexpr jet::AttentionConfig tiny_attention{
     .d_model = 64, .heads = 4, .kv_heads = 2, .head = 16, .qkv_bias = true, .rope_theta = 1e6};

@@ -49,8 +49,16 @@ template <Precision P> class Cpu {
   /// f(task, worker) for every task; worker < threads().
   template <class F> void parallel(i64 tasks, F const& f) const { cpu::parallel_for(threads_, tasks, f); }
 
-  using Buffer = HostBuffer;
-  HostBuffer allocate(i64 bytes) const { return HostBuffer(bytes); }
+  /// A backend that only answers questions about sizes: for planning passes.
+  static Cpu for_planning(BackendOptions const& options = {}) { return Cpu(options); }
+
+  using Buffer = jet::HostBuffer;
+  Buffer allocate(i64 bytes) const { return Buffer(bytes); }
+  /// Memory of the host for results that are copied back.
+  using HostBuffer = jet::HostBuffer;
+  HostBuffer allocate_on_host(i64 bytes) const { return HostBuffer(bytes); }
+  /// Whether kernels may use this address.
+  bool reaches(void const*) const { return true; }
   /// Addresses may be null when `bytes` is 0.
   void zero(void* to, i64 bytes) const {
     if (bytes > 0) {
@@ -65,6 +73,13 @@ template <Precision P> class Cpu {
   void copy_to_host(void* to, void const* from, i64 bytes) const { copy(to, from, bytes); }
   void copy_from_host(void* to, void const* from, i64 bytes) const { copy(to, from, bytes); }
   void sync() const {}
+
+  /// Runs f(), which does the same work each time that it is called with this recording. A backend may keep what it
+  /// needs to start that work at once.
+  struct Recording {};
+  template <class F> void repeat(Recording&, F const& f) const { f(); }
+  /// Rows of such a step for n sequences, at most `most`.
+  i64 bucket(i64 n, i64) const { return n; }
 
  private:
   static cpu::Isa find_isa(std::string_view name) {

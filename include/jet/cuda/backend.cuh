@@ -2,7 +2,10 @@
 /// The CUDA backend: a device, a stream (the caller's, or its own), memory.
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <type_traits>
 
@@ -12,10 +15,22 @@
 #include <jet/core/dtype.hpp>
 #include <jet/core/error.hpp>
 #include <jet/core/macros.hpp>
+#include <jet/cuda/arch.cuh>
+#include <jet/cuda/blas_lt.cuh>
 #include <jet/cuda/buffer.cuh>
 #include <jet/cuda/error.cuh>
+#include <jet/cuda/graph.cuh>
 #include <jet/cuda_fwd.hpp>
 #include <jet/fwd.hpp>
+
+JET_CUDA_NAMESPACE_BEGIN
+namespace kernel {
+
+/// Exists to be asked for: whether this translation unit has kernels for the device.
+template <class = void> __global__ void probe() {}
+
+}  // namespace kernel
+JET_CUDA_NAMESPACE_END
 
 JET_NAMESPACE_BEGIN
 
@@ -25,31 +40,51 @@ struct DeviceMemory {
   i64 total = 0;
 };
 
-/// A backend with a precision policy. Work is queued on `stream()` and returns at once; `sync()` waits for it.
+/// Runs models on NVIDIA GPUs of compute capability 8.0 and later. Supported policies: acc f32; weights and act each
+/// f32 or bf16; kv f32, bf16 or f8e4m3; the recurrent state f32, bf16 or f16.
+///
+/// Work is queued on `stream()` and returns at once; `sync()` waits for it. One thread at a time.
 template <Precision P> class Cuda {
  public:
   using tag = jet::tag::cuda;
   static constexpr Precision precision = P;
-  /// Tensors are in device memory: weights are copied there.
+  static_assert(P.acc == DType::f32, "jet: the CUDA backend accumulates in f32");
+  static constexpr bool supported(DType t) { return t == DType::f32 || t == DType::bf16; }
+  static_assert(supported(P.weights) && supported(P.act),
+                "jet: on the CUDA backend weights and act are each f32 or bf16");
+  static_assert(supported(P.kv_dtype()) || P.kv_dtype() == DType::f8e4m3,
+                "jet: on the CUDA backend keys and values are f32, bf16 or f8e4m3");
+  static_assert(supported(P.state) || P.state == DType::f16,
+                "jet: on the CUDA backend the recurrent state is f32, bf16 or f16");
+  /// Tensors are in device memory: weights are copied there, results are copied back.
   static constexpr bool on_host = false;
 
-  /// Reads `device` and `stream`. A caller's stream is on that device and outlives the backend; without one the
-  /// backend makes its own, which does not wait for the legacy default stream. Throws if there is no such device.
-  explicit Cuda(BackendOptions const& options = {}) : device_(options.device) {
-    int count = 0;
-    cuda_check(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
-    JET_CHECK(device_ >= 0 && device_ < count, "option device is ", device_, ", this machine has ", count,
-              " CUDA devices, counted from 0");
-    make_current();
+  /// Reads `device`, `stream`, `batch_invariant` and `record`. A caller's stream is on that device and outlives the
+  /// backend; without one the backend makes its own, which does not wait for the legacy default stream. Throws if
+  /// there is no such device, or if this translation unit was not built for it.
+  explicit Cuda(BackendOptions const& options = {}) : Cuda(options, Ask{}) {
     if (options.stream != nullptr) {
       stream_ = static_cast<cudaStream_t>(options.stream);
     } else {
       cuda_check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
       own_stream_.reset(stream_);
     }
-    compute_capability_ =
-        10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
-    multiprocessors_ = attribute(cudaDevAttrMultiProcessorCount);
+    cudaFuncAttributes attributes{};
+    cuda_check(cudaFuncGetAttributes(&attributes, reinterpret_cast<void const*>(&cuda::kernel::probe<>)),
+               "Cuda backend");
+    blas_ = std::make_unique<cuda::BlasLt>();
+  }
+  /// A backend that only answers questions about sizes: for planning passes. Without a device it answers as an
+  /// H100.
+  static Cuda for_planning(BackendOptions const& options = {}) {
+    int count = 0;
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
+      (void)cudaGetLastError();
+      Cuda backend{Nothing{}};
+      backend.batch_invariant_ = options.batch_invariant;
+      return backend;
+    }
+    return Cuda(options, Ask{});
   }
 
   int device() const { return device_; }
@@ -57,6 +92,10 @@ template <Precision P> class Cuda {
   /// 90 for compute capability 9.0.
   int compute_capability() const { return compute_capability_; }
   int multiprocessors() const { return multiprocessors_; }
+  /// Whether a row's result must not depend on how many rows a call has.
+  bool batch_invariant() const { return batch_invariant_; }
+  /// Products of many rows.
+  cuda::BlasLt& blas() const { return *blas_; }
   /// CUDA's current device is one per thread: every thread that uses the backend calls this once.
   void make_current() const { cuda_check(cudaSetDevice(device_), concat("cudaSetDevice(", device_, ")")); }
 
@@ -65,6 +104,22 @@ template <Precision P> class Cuda {
   DeviceBuffer allocate(i64 bytes) const {
     make_current();
     return DeviceBuffer(bytes);
+  }
+  /// Page-locked memory of the host, for results that are copied back.
+  using HostBuffer = PinnedBuffer;
+  PinnedBuffer allocate_on_host(i64 bytes) const {
+    make_current();
+    return PinnedBuffer(bytes);
+  }
+  /// Whether kernels may use this address: memory of the device, or managed.
+  bool reaches(void const* memory) const {
+    cudaPointerAttributes attributes{};
+    if (memory == nullptr || cudaPointerGetAttributes(&attributes, memory) != cudaSuccess) {
+      (void)cudaGetLastError();
+      return false;
+    }
+    return attributes.type == cudaMemoryTypeManaged ||
+           (attributes.type == cudaMemoryTypeDevice && attributes.device == device_);
   }
   /// Queues a copy, in any direction. Both sides must stay alive until `sync()`. Only from and to page-locked host
   /// memory does it run beside the host.
@@ -96,6 +151,22 @@ template <Precision P> class Cuda {
   /// Waits for everything queued on the stream. Errors of kernels that ran before appear here at the latest.
   void sync() const { cuda_check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
 
+  /// Queues f(), which queues the same work each time that it is called with this recording: from the third time on
+  /// one launch of a graph. f allocates nothing, waits for nothing, and reads nothing from the host that changes.
+  using Recording = cuda::Recording;
+  template <class F> void repeat(Recording& recording, F const& f) const {
+    make_current();
+    if (record_) {
+      recording.run(stream_, f);
+    } else {
+      f();
+    }
+  }
+  /// Rows of a recorded step for n sequences, at most `most`: one recording serves several n.
+  i64 bucket(i64 n, i64 most) const {
+    return record_ ? std::min(most, static_cast<i64>(std::bit_ceil(static_cast<std::uint64_t>(n)))) : n;
+  }
+
   DeviceMemory memory() const {
     make_current();
     std::size_t free = 0;
@@ -105,6 +176,22 @@ template <Precision P> class Cuda {
   }
 
  private:
+  struct Ask {};
+  struct Nothing {};
+  explicit Cuda(Nothing) {}
+  /// Asks the device what it is.
+  Cuda(BackendOptions const& options, Ask)
+      : device_(options.device), batch_invariant_(options.batch_invariant), record_(options.record) {
+    int count = 0;
+    cuda_check(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
+    JET_CHECK(device_ >= 0 && device_ < count, "option device is ", device_, ", this machine has ", count,
+              " CUDA devices, counted from 0");
+    make_current();
+    compute_capability_ =
+        10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
+    multiprocessors_ = attribute(cudaDevAttrMultiProcessorCount);
+  }
+
   struct DestroyStream {
     void operator()(cudaStream_t stream) const { (void)cudaStreamDestroy(stream); }
   };
@@ -114,11 +201,14 @@ template <Precision P> class Cuda {
     return value;
   }
 
-  int device_;
+  int device_ = 0;
+  bool batch_invariant_ = false;
+  bool record_ = true;
+  int compute_capability_ = 90;
+  int multiprocessors_ = 132;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<std::remove_pointer_t<cudaStream_t>, DestroyStream> own_stream_;
-  int compute_capability_ = 0;
-  int multiprocessors_ = 0;
+  std::unique_ptr<cuda::BlasLt> blas_;
 };
 
 JET_NAMESPACE_END

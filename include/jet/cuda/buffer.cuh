@@ -1,8 +1,9 @@
 /// \file
-/// Device memory that owns itself.
+/// Device memory, and page-locked host memory, that own themselves.
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <utility>
 
 #include <cuda_runtime_api.h>
@@ -73,6 +74,30 @@ class DeviceBuffer {
   }
 
   std::byte* data_ = nullptr;
+  i64 bytes_ = 0;
+};
+
+/// Page-locked host memory, which the device copies from and to without help of the host.
+class PinnedBuffer {
+ public:
+  PinnedBuffer() = default;
+  explicit PinnedBuffer(i64 bytes) : bytes_(bytes) {
+    JET_CHECK(bytes >= 0, "an allocation of ", bytes, " bytes of page-locked memory was asked for");
+    if (bytes > 0) {
+      void* memory = nullptr;
+      cuda_check(cudaMallocHost(&memory, static_cast<std::size_t>(bytes)),
+                 concat("cudaMallocHost of ", bytes, " bytes"));
+      data_.reset(static_cast<std::byte*>(memory));
+    }
+  }
+  std::byte* data() const { return data_.get(); }
+  i64 bytes() const { return bytes_; }
+
+ private:
+  struct Free {
+    void operator()(std::byte* memory) const { (void)cudaFreeHost(memory); }
+  };
+  std::unique_ptr<std::byte, Free> data_;
   i64 bytes_ = 0;
 };
 

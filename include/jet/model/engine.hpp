@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -63,7 +64,8 @@ template <class Model, class B> class Engine {
   using backend_type = B;
   static constexpr Precision precision = precision_of<B>;
 
-  /// Takes weights in host memory, bound completely (loaded or initialised). They may be shared with other engines.
+  /// Takes weights that are bound completely (loaded or initialised). They may be shared with other engines.
+  /// Tensors that the backend does not reach (host memory, for a device) are copied to its memory.
   explicit Engine(std::shared_ptr<Weights<Model>> weights, EngineOptions const& options = {});
   ~Engine();
   Engine(Engine&&) noexcept;
@@ -78,6 +80,7 @@ template <class Model, class B> class Engine {
   MemoryPlan allocated() const;
 
   EngineOptions const& options() const;
+  /// The weights that it runs with, in the backend's memory. Their addresses must not change.
   Weights<Model>& weights();
   std::shared_ptr<Weights<Model>> shared_weights();
   B& backend();
@@ -102,15 +105,19 @@ template <class Model, class B> class Engine {
   /// has wrapped).
   void truncate(i64 slot, i64 length);
 
+  /// Copies a tensor with dense rows that is in the backend's memory (what an observer sees, a parameter) to the
+  /// host, row after row, when all work queued before is done.
+  void read(View const& from, void* to);
+
   /// Runs one call and returns logits (rows, vocab) at acc in host memory, valid until the next call. Logits::last:
   /// row i is sequence i (zero for an empty or inactive one); all: one row per token; list: one per entry; none: no
   /// rows.
   View forward(Batch const& batch, std::span<std::int32_t const> ids);
-  /// The same with an observer of every layer.
+  /// The same with an observer of every layer; it sees views in the backend's memory (`read`).
   View forward(Batch const& batch, std::span<std::int32_t const> ids, Observer const& observer);
-  /// Runs layers [from, layers) on a given residual stream x (tokens, d_model) at act, which is overwritten:
-  /// searches reuse prefixes. `shared` gives values that cross layers and were filled before `from` (name and view
-  /// each).
+  /// Runs layers [from, layers) on a given residual stream x (tokens, d_model) at act, dense, in the backend's
+  /// memory, where it is overwritten, or in the host's: searches reuse prefixes. `shared` gives values that cross
+  /// layers and were filled before `from` (name and view each).
   View forward_from(i64 from, Batch const& batch, View const& x,
                     std::vector<std::pair<SharedSpec, View>> const& shared = {}, Observer const& observer = {});
   /// Continues one slot's sequence, cut into chunks. Returns the logits of its last token. `progress(done)` after
@@ -119,10 +126,11 @@ template <class Model, class B> class Engine {
 
   /// A decode loop whose tokens and positions live in the backend's memory: begin_decode fixes the slots (-1: an
   /// inactive row) and the first tokens; every decode_step runs one token of each, returns the logits (row i: entry
-  /// i), chooses the next tokens greedily and advances, reading nothing from the host and allocating nothing.
+  /// i) in host memory, chooses the next tokens greedily and advances, reading nothing from the host and allocating
+  /// nothing. With Logits::none it returns a null view and waits for nothing.
   void begin_decode(std::span<std::int32_t const> slots, std::span<std::int32_t const> tokens);
-  View decode_step();
-  /// Tokens chosen by the last step.
+  View decode_step(Logits logits = Logits::all);
+  /// Tokens chosen by the last step, in host memory.
   std::span<std::int32_t const> decode_tokens();
   /// Replaces them before the next step (sampling on the host).
   void set_decode_tokens(std::span<std::int32_t const> tokens);
@@ -134,7 +142,7 @@ template <class Model, class B> class Engine {
     return jet::generate(*this, std::move(prompt), std::move(options));
   }
 
-  /// The loop's positions in the backend's memory: what a test may read, and what a graph advances.
+  /// The loop's positions, which every step advances in the backend's memory: for tests.
   std::span<std::int64_t const> decode_positions();
 
  private:
@@ -156,9 +164,13 @@ template <class Model, class B> struct EngineImpl {
   StatePool<Model> pool;
   std::string plan;
   typename B::Buffer scratch, logits, batch_memory;
+  typename B::HostBuffer host_logits, host_batch, host_decode;  // for a backend with memory of its own
   std::vector<i64> length;
   std::vector<std::int32_t> decode_slot;  // of the loop, on the host: which lengths to advance
-  i64 decode_seqs = 0;
+  i64 decode_seqs = 0;                    // entries of the loop
+  i64 decode_rows = 0;                    // rows of a step, inactive ones behind the entries
+  std::map<std::pair<i64, std::string>, typename B::Recording> recordings;  // of a step, by rows and plan
+  typename B::Recording* recording = nullptr;                               // of the running loop
 
   /// The batch in the backend's memory.
   struct DeviceBatch {
@@ -185,12 +197,25 @@ template <class Model, class B> struct EngineImpl {
       JET_CHECK(slot.dtype == type, "weights: tensor '", Model::names::key(key.module, key.layer, key.spec.name),
                 "' is ", name_of(slot.dtype), ", the backend's policy needs ", name_of(type));
     });
+    if constexpr (!B::on_host) {
+      weights = weights->copy_to(backend);
+      host_logits = backend.allocate_on_host(logits_bytes(options));
+      host_batch = backend.allocate_on_host(batch_bytes(options));
+      host_decode = backend.allocate_on_host(max_seqs(options) * i64{sizeof(std::int64_t) + sizeof(std::int32_t)});
+    }
     pool.allocate(backend);
     scratch = backend.allocate(scratch_bytes(options, weights->letters()));
     logits = backend.allocate(logits_bytes(options));
     batch_memory = backend.allocate(batch_bytes(options));
     length.assign(static_cast<std::size_t>(options.slots), 0);
     decode_slot.reserve(static_cast<std::size_t>(max_seqs(options)));
+  }
+
+  ~EngineImpl() {
+    try {
+      backend.sync();  // work that is still queued uses the memory
+    } catch (Error const&) {
+    }
   }
 
   static EngineOptions const& checked(EngineOptions const& o) {
@@ -234,6 +259,31 @@ template <class Model, class B> struct EngineImpl {
     return bytes;
   }
   DeviceBatch device() const { return device_batch(options, reinterpret_cast<std::byte*>(batch_memory.data())); }
+  /// Where the host writes a batch before `send_batch`.
+  DeviceBatch staged() const {
+    return B::on_host ? device() : device_batch(options, reinterpret_cast<std::byte*>(host_batch.data()));
+  }
+  void send_batch() const {
+    if constexpr (!B::on_host) {
+      backend.copy_from_host(batch_memory.data(), host_batch.data(), batch_memory.bytes());
+    }
+  }
+  /// The loop's positions, and behind them its tokens, as the host sees them.
+  std::int64_t* host_positions() const { return reinterpret_cast<std::int64_t*>(host_decode.data()); }
+  std::int32_t* host_tokens() const {
+    return reinterpret_cast<std::int32_t*>(host_positions() + max_seqs(options));
+  }
+  /// Logits in host memory.
+  View to_host(View const& v) const {
+    if constexpr (B::on_host) {
+      return v;
+    } else {
+      View host = v;
+      host.data = host_logits.data();
+      backend.copy_to_host(host.data, v.data, v.numel() * size_of(v.dtype));
+      return host;
+    }
+  }
 
   /// Everything between ids (or, from a layer on, a residual stream) and logits: the one path of all calls and of
   /// planning.
@@ -244,6 +294,10 @@ template <class Model, class B> struct EngineImpl {
     if (!x) {
       x = ctx.scratch(ctx.tokens(), Model::config.d_model);
       ctx.run(op::Embedding{}, w.embedding, ids, x);
+    } else if (!ctx.planning() && !ctx.backend().reaches(x.data)) {
+      View const given = x;
+      x = ctx.scratch(ctx.tokens(), Model::config.d_model);
+      ctx.backend().copy_from_host(x.data, given.data, x.numel() * size_of(x.dtype));
     }
     if (shared != nullptr) {
       Model::declare_shared(ctx);
@@ -280,7 +334,7 @@ template <class Model, class B> struct EngineImpl {
     for (auto const& l : letters) {
       variants = std::max(variants, l.size());
     }
-    B backend(o.backend);
+    B backend = B::for_planning(o.backend);
     i64 peak = 0;
     for (std::size_t v = 0; v < variants; ++v) {
       std::string plan;
@@ -319,22 +373,21 @@ template <class Model, class B> struct EngineImpl {
     return m;
   }
 
-  /// Copies a batch and ids to the backend's memory.
-  BatchView upload(Batch const& b, std::span<std::int32_t const> ids) {
+  /// Copies a batch, ids and the rows of logits to the backend's memory.
+  BatchView upload(Batch const& b, std::span<std::int32_t const> ids, std::vector<std::int64_t> const& rows) const {
+    auto const to = staged();
+    std::copy(b.cu_seqlens.begin(), b.cu_seqlens.end(), to.cu_seqlens);
+    std::copy(b.position.begin(), b.position.end(), to.position);
+    std::copy(rows.begin(), rows.end(), to.rows);
+    std::copy(b.slot.begin(), b.slot.end(), to.slot);
+    std::copy(ids.begin(), ids.end(), to.ids);
+    std::copy(b.pages.begin(), b.pages.end(), to.pages);
+    send_batch();
     auto const d = device();
-    i64 const n = b.seqs();
-    auto const put = [&]<class T>(T* to, std::vector<T> const& from) {
-      backend.copy_from_host(to, from.data(), static_cast<i64>(from.size() * sizeof(T)));
-    };
-    put(d.cu_seqlens, b.cu_seqlens);
-    put(d.position, b.position);
-    put(d.slot, b.slot);
-    backend.copy_from_host(d.ids, ids.data(), static_cast<i64>(ids.size_bytes()));
-    BatchView view{n, b.tokens(), d.cu_seqlens, d.slot, d.position, nullptr, 0, 0};
+    BatchView view{b.seqs(), b.tokens(), d.cu_seqlens, d.slot, d.position, nullptr, 0, 0};
     if (!b.pages.empty()) {
-      put(d.pages, b.pages);
       view.pages = d.pages;
-      view.max_pages = static_cast<i64>(b.pages.size()) / n;
+      view.max_pages = static_cast<i64>(b.pages.size()) / b.seqs();
       view.page_size = b.page_size;
     }
     return view;
@@ -413,10 +466,9 @@ template <class Model, class B> struct EngineImpl {
            std::vector<std::pair<SharedSpec, View>> const* shared, Tap&& tap) {
     std::vector<std::int64_t> const rows = b.tokens() > 0 ? logit_rows(b) : std::vector<std::int64_t>{};
     poison();
-    BatchView const view = upload(b, ids);
+    BatchView const view = upload(b, ids, rows);
     BatchView const host = b.view();
     auto const d = device();
-    backend.copy_from_host(d.rows, rows.data(), static_cast<i64>(rows.size() * sizeof(std::int64_t)));
     ScratchStack stack(reinterpret_cast<std::byte*>(scratch.data()), scratch.bytes());
     Context<B> ctx(backend, view, stack, &host);
     View const out = logits_view(static_cast<i64>(rows.size()));
@@ -433,7 +485,7 @@ template <class Model, class B> struct EngineImpl {
         backend.zero(out.row_bytes(i), out.width() * size_of(out.dtype));
       }
     }
-    return out;
+    return to_host(out);
   }
 };
 
@@ -501,6 +553,7 @@ template <class Model, class B> std::string_view Engine<Model, B>::plan() const 
 template <class Model, class B> void Engine<Model, B>::set_plan(std::string_view plan) {
   impl_->weights->check_plan(plan);
   impl_->plan = plan;
+  impl_->recording = nullptr;
 }
 
 template <class Model, class B> i64 Engine<Model, B>::length(i64 slot) const {
@@ -545,6 +598,23 @@ inline void check_ids(std::span<std::int32_t const> ids, i64 vocab) {
 
 }  // namespace detail
 
+template <class Model, class B> void Engine<Model, B>::read(View const& from, void* to) {
+  i64 rows = 1;  // all but the last axis of a dense tensor are rows
+  for (int i = 0; i + 1 < from.rank; ++i) {
+    rows *= from.extent[i];
+    JET_CHECK(from.rank == 2 || from.stride[i] == from.stride[i + 1] * from.extent[i + 1],
+              "read: a tensor of rank ", from.rank, " must be dense");
+  }
+  i64 const bytes = from.width() * size_of(from.dtype);
+  if (from.rank != 2 || from.stride[0] == from.extent[1]) {
+    impl_->backend.copy_to_host(to, from.data, rows * bytes);
+    return;
+  }
+  for (i64 i = 0; i < rows; ++i) {
+    impl_->backend.copy_to_host(static_cast<char*>(to) + i * bytes, from.row_bytes(i), bytes);
+  }
+}
+
 template <class Model, class B>
 View Engine<Model, B>::forward(Batch const& batch, std::span<std::int32_t const> ids) {
   impl_->check(batch, static_cast<i64>(ids.size()));
@@ -564,6 +634,7 @@ View Engine<Model, B>::forward_from(i64 from, Batch const& batch, View const& x,
   JET_CHECK(from >= 0 && from <= Model::layers, "forward_from: layer ", from, ", expected 0 to ", Model::layers);
   JET_CHECK(x.rank == 2 && x.extent[1] == Model::config.d_model && x.dtype == B::precision.act,
             "forward_from: x must be (tokens, ", Model::config.d_model, ") of ", name_of(B::precision.act));
+  JET_CHECK(x.stride[1] == 1 && (x.stride[0] == x.extent[1] || x.extent[0] <= 1), "forward_from: x must be dense");
   impl_->check(batch, x.tokens());
   if (observer) {
     return impl_->run(batch, {}, from, x, &shared, observer);
@@ -591,6 +662,7 @@ View Engine<Model, B>::append(i64 slot, std::span<std::int32_t const> ids,
 
 template <class Model, class B>
 void Engine<Model, B>::begin_decode(std::span<std::int32_t const> slots, std::span<std::int32_t const> tokens) {
+  Impl& e = *impl_;
   JET_CHECK(slots.size() == tokens.size(), "begin_decode: ", slots.size(), " slots and ", tokens.size(), " tokens");
   Batch batch;
   for (std::size_t i = 0; i < slots.size(); ++i) {
@@ -598,46 +670,76 @@ void Engine<Model, B>::begin_decode(std::span<std::int32_t const> slots, std::sp
     JET_CHECK(slots[i] < 0 || (tokens[i] >= 0 && tokens[i] < Model::config.vocab), "begin_decode: token ", i,
               " is ", tokens[i], ", expected 0 to ", Model::config.vocab - 1);
   }
-  JET_CHECK(!impl_->pool.paged(), "begin_decode: paged pools are not supported by the decode loop");
-  impl_->check(batch, static_cast<i64>(tokens.size()));
-  impl_->logit_rows(batch);
-  impl_->upload(batch, tokens);
-  std::vector<std::int64_t> rows;
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    rows.push_back(static_cast<std::int64_t>(i));
+  JET_CHECK(!e.pool.paged(), "begin_decode: paged pools are not supported by the decode loop");
+  e.check(batch, static_cast<i64>(tokens.size()));
+  e.logit_rows(batch);
+  i64 const entries = batch.seqs();
+  i64 const rows = entries == 0 ? 0 : e.backend.bucket(entries, std::min(e.options.slots, e.options.logit_rows()));
+  std::vector<std::int32_t> ids(tokens.begin(), tokens.end());
+  for (i64 i = entries; i < rows; ++i) {
+    batch.add(-1, 1, 0);
+    ids.push_back(0);
   }
-  impl_->backend.copy_from_host(impl_->device().rows, rows.data(),
-                                static_cast<i64>(rows.size() * sizeof(std::int64_t)));
-  impl_->decode_slot.assign(slots.begin(), slots.end());
-  impl_->decode_seqs = batch.seqs();
+  e.upload(batch, ids, e.logit_rows(batch));
+  e.decode_slot.assign(slots.begin(), slots.end());
+  e.decode_seqs = entries;
+  e.decode_rows = rows;
+  e.recording = nullptr;
+  if constexpr (!B::on_host) {
+    std::copy(tokens.begin(), tokens.end(), e.host_tokens());
+  }
 }
-template <class Model, class B> View Engine<Model, B>::decode_step() {
+template <class Model, class B> View Engine<Model, B>::decode_step(Logits logits) {
   Impl& e = *impl_;
+  JET_CHECK(logits == Logits::all || logits == Logits::none, "decode_step: logits of all entries or of none");
   for (std::int32_t const slot : e.decode_slot) {
     JET_CHECK(slot < 0 || e.length[static_cast<std::size_t>(slot)] < e.options.max_len, "decode_step: slot ", slot,
               " has reached max_len ", e.options.max_len);
   }
   e.poison();
-  auto const d = e.device();
-  BatchView const view{e.decode_seqs, e.decode_seqs, d.cu_seqlens, d.slot, d.position, nullptr, 0, 0};
-  ScratchStack stack(reinterpret_cast<std::byte*>(e.scratch.data()), e.scratch.bytes());
-  Context<B> ctx(e.backend, view, stack);
-  View const out = e.logits_view(e.decode_seqs);
-  Impl::call(ctx, *e.weights, e.pool, e.plan, 0, d.ids, View{}, d.rows, out, nullptr, NoTap{});
-  ctx.run(op::Greedy{}, out, d.ids);
-  ctx.run(op::Advance{}, d.position);
+  if (e.recording == nullptr) {
+    e.recording = &e.recordings[{e.decode_rows, e.plan}];
+  }
+  if (e.decode_rows > 0) {
+    e.backend.repeat(*e.recording, [&e] {
+      auto const d = e.device();
+      BatchView const view{e.decode_rows, e.decode_rows, d.cu_seqlens, d.slot, d.position, nullptr, 0, 0};
+      ScratchStack stack(reinterpret_cast<std::byte*>(e.scratch.data()), e.scratch.bytes());
+      Context<B> ctx(e.backend, view, stack);
+      View const out = e.logits_view(e.decode_rows);
+      Impl::call(ctx, *e.weights, e.pool, e.plan, 0, d.ids, View{}, d.rows, out, nullptr, NoTap{});
+      ctx.run(op::Greedy{}, out, d.ids);
+      ctx.run(op::Advance{}, d.position);
+      if constexpr (!B::on_host) {
+        e.backend.copy(e.host_tokens(), d.ids, e.decode_rows * i64{sizeof(std::int32_t)});
+      }
+    });
+  }
   for (std::int32_t const slot : e.decode_slot) {
     if (slot >= 0) {
       ++e.length[static_cast<std::size_t>(slot)];
     }
   }
-  return out;
+  return logits == Logits::none ? View{} : e.to_host(e.logits_view(e.decode_seqs));
 }
 template <class Model, class B> std::span<std::int32_t const> Engine<Model, B>::decode_tokens() {
-  return {impl_->device().ids, static_cast<std::size_t>(impl_->decode_seqs)};
+  auto const n = static_cast<std::size_t>(impl_->decode_seqs);
+  if constexpr (B::on_host) {
+    return {impl_->device().ids, n};
+  } else {
+    impl_->backend.sync();
+    return {impl_->host_tokens(), n};
+  }
 }
 template <class Model, class B> std::span<std::int64_t const> Engine<Model, B>::decode_positions() {
-  return {impl_->device().position, static_cast<std::size_t>(impl_->decode_seqs)};
+  auto const n = static_cast<std::size_t>(impl_->decode_seqs);
+  if constexpr (B::on_host) {
+    return {impl_->device().position, n};
+  } else {
+    impl_->backend.copy_to_host(impl_->host_positions(), impl_->device().position,
+                                impl_->decode_seqs * i64{sizeof(std::int64_t)});
+    return {impl_->host_positions(), n};
+  }
 }
 template <class Model, class B> void Engine<Model, B>::set_decode_tokens(std::span<std::int32_t const> tokens) {
   JET_CHECK(static_cast<i64>(tokens.size()) == impl_->decode_seqs, "set_decode_tokens: ", tokens.size(),
@@ -647,6 +749,9 @@ template <class Model, class B> void Engine<Model, B>::set_decode_tokens(std::sp
               "set_decode_tokens: token ", i, " is ", tokens[i], ", expected 0 to ", Model::config.vocab - 1);
   }
   impl_->backend.copy_from_host(impl_->device().ids, tokens.data(), static_cast<i64>(tokens.size_bytes()));
+  if constexpr (!B::on_host) {
+    std::copy(tokens.begin(), tokens.end(), impl_->host_tokens());
+  }
 }
 template <class Model, class B> void Engine<Model, B>::stop_decode(i64 entry) {
   JET_CHECK(entry >= 0 && entry < impl_->decode_seqs, "stop_decode: entry ", entry, ", expected 0 to ",

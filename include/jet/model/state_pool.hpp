@@ -32,8 +32,8 @@ struct PoolOptions {
 };
 
 /// One row of one sequence's state in logical form, the same for every backend and layout: recurrent [heads, d_k,
-/// d_v]; keys and values [tokens kept, kv_heads, head], oldest first; convolution [taps - 1, channels], oldest
-/// first.
+/// d_v]; keys and values [tokens kept, kv_heads, head], oldest first, and for fp8 behind them a row "....scale"
+/// [tokens kept, kv_heads]; convolution [taps - 1, channels], oldest first.
 struct SavedRow {
   i64 layer = 0;
   char letter = 0;
@@ -155,15 +155,9 @@ template <class Model> class StatePool {
     if (from == to) {
       return;
     }
-    visit_rows(plan, [&](i64, char, std::string_view, StateSpec const& row, Slot const& slot) {
+    visit_saved(plan, [&](i64, char, std::string const&, StateSpec const& row, Slot const& slot) {
       i64 const unit = row.per_token ? slot.stride[1] * std::min(position, slot.extent[1]) : row.shape.numel();
       copy_unit(backend, slot, from, to, unit * size_of(slot.dtype));
-      if (slot.scale != nullptr) {
-        i64 const scales = std::min(position, slot.extent[1]) * row.shape[0] * size_of(slot.scale_dtype);
-        i64 const stride = slot.stride[0] * size_of(slot.dtype);
-        auto* const s = static_cast<char*>(slot.scale);
-        backend.copy(s + to * stride, s + from * stride, scales);
-      }
     });
   }
 
@@ -172,8 +166,8 @@ template <class Model> class StatePool {
     check_slot(slot);
     JET_CHECK(!paged(), "save: this pool is paged; saving needs page_size 0");
     SavedState saved{std::string(plan), position, {}};
-    visit_rows(plan, [&](i64 l, char letter, std::string_view module, StateSpec const& row, Slot const& s) {
-      SavedRow out = blank_row(l, letter, module, row, s, position);
+    visit_saved(plan, [&](i64 l, char letter, std::string const& name, StateSpec const& row, Slot const& s) {
+      SavedRow out = blank_row(l, letter, name, row, s, position);
       transfer(backend, row, s, slot, position, out.data.data(), true);
       saved.rows.push_back(std::move(out));
     });
@@ -183,8 +177,8 @@ template <class Model> class StatePool {
   /// The logical form of a sequence of `position` tokens with all numbers zero: to be filled and loaded.
   SavedState blank(std::string_view plan, i64 position) {
     SavedState saved{std::string(plan), position, {}};
-    visit_rows(plan, [&](i64 l, char letter, std::string_view module, StateSpec const& row, Slot const& s) {
-      saved.rows.push_back(blank_row(l, letter, module, row, s, position));
+    visit_saved(plan, [&](i64 l, char letter, std::string const& name, StateSpec const& row, Slot const& s) {
+      saved.rows.push_back(blank_row(l, letter, name, row, s, position));
     });
     return saved;
   }
@@ -199,8 +193,7 @@ template <class Model> class StatePool {
               ", expected 0 to max_len ", options_.max_len);
     std::size_t at = 0;
     std::vector<i64> shape;
-    auto const check = [&](i64 l, char letter, std::string_view module, StateSpec const& row, Slot const& s) {
-      std::string const name = concat(module, ".", row.name.view());
+    auto const check = [&](i64 l, char letter, std::string const& name, StateSpec const& row, Slot const& s) {
       JET_CHECK(at < saved.rows.size(), "state: row '", name, "' of layer ", l, " is missing");
       SavedRow const& in = saved.rows[at++];
       JET_CHECK(in.layer == l && in.letter == letter && in.name == name, "state: expected row '", name,
@@ -216,11 +209,11 @@ template <class Model> class StatePool {
       JET_CHECK(in.shape == shape && static_cast<i64>(in.data.size()) == n, "state: row '", name, "' of layer ", l,
                 " has another shape than position ", saved.position, " needs");
     };
-    visit_rows(plan, check);
+    visit_saved(plan, check);
     JET_CHECK(at == saved.rows.size(), "state: ", saved.rows.size(), " rows, the plan has ", at);
     reset(backend, slot);
     at = 0;
-    visit_rows(plan, [&](i64, char, std::string_view, StateSpec const& row, Slot const& s) {
+    visit_saved(plan, [&](i64, char, std::string const&, StateSpec const& row, Slot const& s) {
       // const_cast: transfer reads from the buffer when loading
       transfer(backend, row, s, slot, saved.position, const_cast<std::byte*>(saved.rows[at++].data.data()), false);
     });
@@ -346,9 +339,25 @@ template <class Model> class StatePool {
     backend.copy(s.row_bytes(to), s.row_bytes(from), bytes);
   }
 
-  static SavedRow blank_row(i64 layer, char letter, std::string_view module, StateSpec const& row, Slot const& s,
+  /// f(layer, letter, name, StateSpec, Slot) for every row as it is saved: the scales of a quantised row are one
+  /// more.
+  template <class F> void visit_saved(std::string_view plan, F&& f) {
+    visit_rows(plan, [&](i64 l, char letter, std::string_view module, StateSpec const& row, Slot const& s) {
+      std::string const name = concat(module, ".", row.name.view());
+      f(l, letter, name, row, s);
+      if (s.scale != nullptr) {
+        StateSpec scales = row;
+        scales.shape = Shape{row.shape[0]};
+        Slot slot(s.scale, s.scale_dtype, Shape{s.extent[0], s.extent[1], row.shape[0]});
+        slot.stride[0] = s.stride[0] * size_of(s.dtype) / size_of(s.scale_dtype);
+        f(l, letter, name + ".scale", scales, slot);
+      }
+    });
+  }
+
+  static SavedRow blank_row(i64 layer, char letter, std::string const& name, StateSpec const& row, Slot const& s,
                             i64 position) {
-    SavedRow out{layer, letter, concat(module, ".", row.name.view()), s.dtype, {}, {}};
+    SavedRow out{layer, letter, name, s.dtype, {}, {}};
     transfer_shape(row, s, position, out.shape);
     i64 n = size_of(s.dtype);
     for (i64 const e : out.shape) {

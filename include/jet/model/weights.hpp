@@ -169,21 +169,44 @@ template <class Model> class Weights {
   /// Gives every tensor that is not bound yet memory of the backend, in one allocation. Contents are not
   /// initialised.
   template <class B> void allocate(B const& backend) {
-    i64 const total = bytes(B::precision, true);
-    if (total > 0) {
-      auto buffer = std::make_shared<typename B::Buffer>(backend.allocate(total));
-      auto* const base = reinterpret_cast<char*>(buffer->data());
-      i64 at = 0;
-      visit([&](TensorKey const& key, Slot& slot) {
-        if (!slot) {
-          DType const type = param_dtype(B::precision, key.spec);
-          slot = Slot(base + at, type, key.spec.shape);
-          at += align_up(key.spec.shape.numel() * size_of(type));
-        }
-      });
-      own(buffer, total);
+    bind_missing(B::precision,
+                 [&](i64 bytes) { return std::make_shared<typename B::Buffer>(backend.allocate(bytes)); });
+  }
+  /// The same in host memory, for a backend of this policy: what is loaded or initialised there is copied by the
+  /// engine that runs it.
+  void allocate_on_host(Precision const& p) {
+    bind_missing(p, [](i64 bytes) { return std::make_shared<HostBuffer>(bytes); });
+  }
+
+  /// A store with the same tensors in memory that the backend reaches: those that it reaches already are shared,
+  /// the others copied, in one allocation. All tensors must be bound.
+  template <class B> std::shared_ptr<Weights> copy_to(B const& backend) {
+    auto copy = std::make_shared<Weights>(held_);
+    std::vector<Slot> sources;
+    visit([&](TensorKey const&, Slot& slot) { sources.push_back(slot); });
+    std::vector<bool> copied(sources.size());
+    std::size_t i = 0;
+    copy->visit([&](TensorKey const&, Slot& slot) {
+      if (backend.reaches(sources[i].data)) {
+        slot = sources[i];
+        copy->shared_bytes_ += slot.numel() * size_of(slot.dtype);
+      } else {
+        copied[i] = true;
+      }
+      ++i;
+    });
+    if (copy->shared_bytes_ > 0) {
+      copy->storage_ = storage_;
     }
-    tie();
+    copy->allocate(backend);
+    i = 0;
+    copy->visit([&](TensorKey const&, Slot& slot) {
+      if (copied[i]) {
+        backend.copy_from_host(slot.data, sources[i].data, slot.numel() * size_of(slot.dtype));
+      }
+      ++i;
+    });
+    return copy;
   }
 
   /// Keeps `storage` alive as long as the store; `bytes` of it count as this store's own.
@@ -238,6 +261,23 @@ template <class Model> class Weights {
   }
 
  private:
+  template <class F> void bind_missing(Precision const& p, F const& make) {
+    i64 const total = bytes(p, true);
+    if (total > 0) {
+      auto buffer = make(total);
+      auto* const base = reinterpret_cast<char*>(buffer->data());
+      i64 at = 0;
+      visit([&](TensorKey const& key, Slot& slot) {
+        if (!slot) {
+          DType const type = param_dtype(p, key.spec);
+          slot = Slot(base + at, type, key.spec.shape);
+          at += align_up(key.spec.shape.numel() * size_of(type));
+        }
+      });
+      own(buffer, total);
+    }
+    tie();
+  }
   static std::vector<std::string> split(std::string_view plan) {
     Model::check_plan(plan);
     std::vector<std::string> letters;

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include <jet/core/batch.hpp>
 #include <jet/core/error.hpp>
 #include <jet/core/view.hpp>
 #include <jet/text/sampler.hpp>
@@ -33,6 +34,8 @@ struct GenerateOptions {
   /// Called during prefill with (sequence, tokens done, tokens of the prompt).
   std::function<void(i64, i64, i64)> on_prefill{};
 
+  /// Whether the next token is that of the largest logit, which a decode step chooses itself.
+  bool greedy() const { return temperature == 0 && repetition_penalty == 1; }
   SampleOptions sampling() const {
     return {.repetition_penalty = repetition_penalty,
             .temperature = temperature,
@@ -167,8 +170,15 @@ template <class E> class Generation {
       s.finish = Finish::max_new;
       return;
     }
-    std::int32_t const id =
-        sampler_.pick(as_floats(logits, row), s.tokens, static_cast<std::uint64_t>(sequence), s.draws++);
+    accept(sequence,
+           sampler_.pick(as_floats(logits, row), s.tokens, static_cast<std::uint64_t>(sequence), s.draws++));
+  }
+  /// Hands out a token that was chosen, or ends the sequence.
+  void accept(i64 sequence, std::int32_t id) {
+    Sequence& s = at(sequence);
+    if (s.finish != Finish::running) {
+      return;  // stopped by the caller since the step was queued
+    }
     for (std::int32_t const stop : options_.stop_tokens) {
       if (id == stop) {
         s.finish = Finish::stop_token;
@@ -227,12 +237,20 @@ template <class E> class Generation {
       return false;
     }
     auto const start = Clock::now();
-    View const logits = engine_->decode_step();
-    for (std::size_t i = 0; i < entries_.size(); ++i) {
-      choose(slots_[static_cast<std::size_t>(entries_[i])], logits, static_cast<i64>(i));
-      feed_[i] = at(slots_[static_cast<std::size_t>(entries_[i])]).tokens.back();
+    if (options_.greedy()) {  // the logits stay where they are
+      engine_->decode_step(Logits::none);
+      auto const chosen = engine_->decode_tokens();
+      for (std::size_t i = 0; i < entries_.size(); ++i) {
+        accept(slots_[static_cast<std::size_t>(entries_[i])], chosen[i]);
+      }
+    } else {
+      View const logits = engine_->decode_step();
+      for (std::size_t i = 0; i < entries_.size(); ++i) {
+        choose(slots_[static_cast<std::size_t>(entries_[i])], logits, static_cast<i64>(i));
+        feed_[i] = at(slots_[static_cast<std::size_t>(entries_[i])]).tokens.back();
+      }
+      engine_->set_decode_tokens(feed_);
     }
-    engine_->set_decode_tokens(feed_);
     stats_.decode_seconds += since(start);
     stats_.decode_tokens += static_cast<i64>(entries_.size());
     return true;

@@ -1,0 +1,277 @@
+// Attention on the device: rates of decode steps and of prefills, beside what a kernel that only reads reaches in
+// the same run.
+//   bench_op_cuda_attention [--long]
+// A figure is the median of the replays of a graph that holds several calls on different caches, so that nothing is
+// found in L2 that a model would not find there. Bytes counted: keys and values once; FLOP: 4 heads head per
+// visible pair of a query and a key.
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <string_view>
+#include <vector>
+
+#include <jet/cuda/attention.cuh>
+#include <jet/cuda/backend.cuh>
+
+namespace {
+
+using jet::i64;
+using jet::op::AttentionShape;
+
+__global__ void read_kernel(uint4 const* from, i64 n, unsigned* never) {
+  i64 const step = static_cast<i64>(gridDim.x) * blockDim.x;
+  unsigned sum = 0;
+  for (i64 i = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += 8 * step) {
+    uint4 v[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      v[j] = i + j * step < n ? __ldcs(from + i + j * step) : uint4{};
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      sum += v[j].x ^ v[j].y ^ v[j].z ^ v[j].w;
+    }
+  }
+  if (sum == 0x12345u) {
+    *never = sum;
+  }
+}
+
+__global__ void fill_kernel(jet::bf16* to, i64 n) {
+  i64 const step = static_cast<i64>(gridDim.x) * blockDim.x;
+  for (i64 i = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step) {
+    unsigned const h = static_cast<unsigned>(i) * 2654435761u;
+    to[i] = jet::bf16(static_cast<float>(h >> 8) / 8388608.0f - 1.0f);
+  }
+}
+__global__ void fill_kernel(float* to, i64 n) {
+  i64 const step = static_cast<i64>(gridDim.x) * blockDim.x;
+  for (i64 i = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step) {
+    unsigned const h = static_cast<unsigned>(i + 77) * 2654435761u;
+    to[i] = static_cast<float>(h >> 8) / 8388608.0f - 1.0f;
+  }
+}
+
+// Seconds of one of `calls` calls of run(i), recorded into a graph.
+template <class Run> double seconds(cudaStream_t stream, int calls, int repeats, Run const& run) {
+  for (int i = 0; i < calls; ++i) {
+    run(i);
+  }
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  jet::cuda_check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "begin capture");
+  for (int i = 0; i < calls; ++i) {
+    run(i);
+  }
+  jet::cuda_check(cudaStreamEndCapture(stream, &graph), "end capture");
+  jet::cuda_check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
+  cudaEvent_t begin, end;
+  jet::cuda_check(cudaEventCreate(&begin), "event");
+  jet::cuda_check(cudaEventCreate(&end), "event");
+  std::vector<double> times;
+  for (int r = 0; r < repeats + 2; ++r) {
+    jet::cuda_check(cudaEventRecord(begin, stream), "record");
+    jet::cuda_check(cudaGraphLaunch(exec, stream), "launch");
+    jet::cuda_check(cudaEventRecord(end, stream), "record");
+    jet::cuda_check(cudaEventSynchronize(end), "wait");
+    float ms = 0;
+    jet::cuda_check(cudaEventElapsedTime(&ms, begin, end), "elapsed");
+    if (r >= 2) {
+      times.push_back(ms * 1e-3 / calls);
+    }
+  }
+  (void)cudaEventDestroy(begin);
+  (void)cudaEventDestroy(end);
+  (void)cudaGraphExecDestroy(exec);
+  (void)cudaGraphDestroy(graph);
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+
+template <class T> T* fill(jet::DeviceBuffer const& memory, cudaStream_t stream) {
+  T* const at = reinterpret_cast<T*>(memory.data());
+  fill_kernel<<<1024, 256, 0, stream>>>(at, memory.bytes() / i64{sizeof(T)});
+  jet::cuda_check(cudaGetLastError(), "fill");
+  return at;
+}
+
+double read_rate(cudaStream_t stream) {
+  jet::DeviceBuffer const memory(i64{4} << 30);
+  fill<float>(memory, stream);
+  double best = 0;
+  for (int const blocks : {132, 264, 528, 1056}) {
+    for (int const threads : {256, 512, 1024}) {
+      double const s = seconds(stream, 1, 5, [&](int) {
+        read_kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), 0, stream>>>(
+            reinterpret_cast<uint4 const*>(memory.data()), memory.bytes() / 16,
+            reinterpret_cast<unsigned*>(memory.data()));
+      });
+      best = std::max(best, static_cast<double>(memory.bytes()) / s);
+    }
+  }
+  return best;
+}
+
+template <AttentionShape C, jet::Precision P> class Bench {
+ public:
+  using Backend = jet::Cuda<P>;
+  using KV = jet::type_of<P.kv_dtype()>;
+  static constexpr i64 width = C.kv_heads * C.head;
+
+  Bench(Backend& backend, i64 batch, i64 tokens, i64 seen, i64 sets)
+      : backend_(backend),
+        batch_(batch),
+        tokens_(tokens),
+        seen_(seen),
+        sets_(sets),
+        capacity_(C.window > 0 ? std::min(C.window, seen + tokens) : seen + tokens),
+        q_(batch * tokens * C.heads * C.head * 4),
+        k_(batch * tokens * width * 4),
+        v_(batch * tokens * width * 4),
+        o_(batch * tokens * C.heads * C.head * 2),
+        cache_(2 * sets * batch * capacity_ * width * i64{sizeof(KV)}),
+        lists_((batch * 3 + 1) * 8) {
+    fill<float>(q_, backend.stream());
+    fill<float>(k_, backend.stream());
+    fill<float>(v_, backend.stream());
+    fill<KV>(cache_, backend.stream());
+    for (i64 i = 0; i < batch; ++i) {
+      host_.add(static_cast<std::int32_t>(i), tokens, seen);
+    }
+    auto* const at = lists_.data();
+    backend.copy_from_host(at, host_.cu_seqlens.data(), (batch + 1) * 8);
+    backend.copy_from_host(at + (batch + 1) * 8, host_.position.data(), batch * 8);
+    backend.copy_from_host(at + (2 * batch + 1) * 8, host_.slot.data(), batch * 4);
+  }
+
+  double run(int calls, int repeats) {
+    jet::ScratchStack counting = jet::ScratchStack::counting();
+    call(counting, 0);
+    jet::DeviceBuffer scratch(counting.peak());
+    return seconds(backend_.stream(), calls, repeats, [&](int i) {
+      jet::ScratchStack stack(scratch.data(), scratch.bytes());
+      call(stack, i % sets_);
+    });
+  }
+  double bytes() const {
+    double const rows = static_cast<double>(std::min(capacity_, seen_ + 1));
+    return 2.0 * static_cast<double>(batch_ * width) * rows * static_cast<double>(sizeof(KV));
+  }
+  double flop() const {
+    double pairs = 0;
+    for (i64 t = 0; t < tokens_; ++t) {
+      i64 const visible = seen_ + t + 1;
+      pairs += static_cast<double>(C.window > 0 ? std::min(C.window, visible) : visible);
+    }
+    return 4.0 * static_cast<double>(batch_ * C.heads * C.head) * pairs;
+  }
+
+ private:
+  void call(jet::ScratchStack& stack, i64 set) {
+    i64 const n = batch_ * tokens_;
+    jet::BatchView const host = host_.view();
+    jet::BatchView view = host;
+    auto* const at = lists_.data();
+    view.cu_seqlens = reinterpret_cast<std::int64_t const*>(at);
+    view.position = reinterpret_cast<std::int64_t const*>(at + (batch_ + 1) * 8);
+    view.slot = reinterpret_cast<std::int32_t const*>(at + (2 * batch_ + 1) * 8);
+    jet::Context<Backend> ctx(backend_, view, stack, tokens_ == 1 ? nullptr : &host);
+    jet::Shape const shape{batch_, capacity_, C.kv_heads, C.head};
+    i64 const bytes = batch_ * capacity_ * width * i64{sizeof(KV)};
+    jet::Slot const key(cache_.data() + 2 * set * bytes, P.kv_dtype(), shape);
+    jet::Slot const value(cache_.data() + (2 * set + 1) * bytes, P.kv_dtype(), shape);
+    ctx.run(jet::op::Attention<C>{}, jet::View(q_.data(), jet::DType::f32, jet::Shape{n, C.heads * C.head}),
+            jet::View(k_.data(), jet::DType::f32, jet::Shape{n, width}),
+            jet::View(v_.data(), jet::DType::f32, jet::Shape{n, width}), key, value,
+            jet::View(o_.data(), jet::DType::bf16, jet::Shape{n, C.heads * C.head}));
+  }
+
+  Backend& backend_;
+  i64 batch_, tokens_, seen_, sets_, capacity_;
+  jet::DeviceBuffer q_, k_, v_, o_, cache_, lists_;
+  jet::Batch host_;
+};
+
+double read_bandwidth = 0;
+
+template <AttentionShape C, jet::Precision P> void decode(jet::Cuda<P>& backend, i64 batch, i64 context) {
+  i64 const keys = C.window > 0 ? C.window : context;
+  i64 const bytes = 2 * batch * keys * C.kv_heads * C.head * jet::size_of(P.kv_dtype());
+  i64 const sets = std::clamp<i64>((i64{256} << 20) / bytes, 1, 64);  // five times L2
+  Bench<C, P> bench(backend, batch, 1, context - 1, sets);
+  double const s = bench.run(static_cast<int>(std::max<i64>(sets, 4)), 20);
+  std::printf(
+      "decode  %s %2lld/%lld heads of %3lld, window %4lld, batch %3lld, context %6lld: %9.2f us %7.0f GB/s %5.1f "
+      "%% of reading\n",
+      P.kv_dtype() == jet::DType::bf16 ? "bf16" : "f32 ", static_cast<long long>(C.heads),
+      static_cast<long long>(C.kv_heads), static_cast<long long>(C.head), static_cast<long long>(C.window),
+      static_cast<long long>(batch), static_cast<long long>(context), s * 1e6, bench.bytes() / s * 1e-9,
+      100 * bench.bytes() / s / read_bandwidth);
+}
+
+template <AttentionShape C, jet::Precision P>
+void prefill(jet::Cuda<P>& backend, i64 batch, i64 tokens, i64 seen, int repeats) {
+  Bench<C, P> bench(backend, batch, tokens, seen, 1);
+  double const s = bench.run(1, repeats);
+  std::printf(
+      "prefill %s %2lld/%lld heads of %3lld, window %4lld, batch %3lld, tokens %6lld after %6lld: %9.3f ms %7.1f "
+      "TFLOP/s\n",
+      P.kv_dtype() == jet::DType::bf16 ? "bf16" : "f32 ", static_cast<long long>(C.heads),
+      static_cast<long long>(C.kv_heads), static_cast<long long>(C.head), static_cast<long long>(C.window),
+      static_cast<long long>(batch), static_cast<long long>(tokens), static_cast<long long>(seen), s * 1e3,
+      bench.flop() / s * 1e-12);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  bool all = false;
+  for (int i = 1; i < argc; ++i) {
+    all = all || std::string_view(argv[i]) == "--long";
+    if (std::string_view(argv[i]).starts_with("--benchmark_list_tests")) {
+      std::printf("decode\nprefill\n");
+      return 0;
+    }
+  }
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+    std::printf("no CUDA device: not run\n");
+    return 77;
+  }
+  try {
+    jet::Cuda<jet::precision::bf16> backend;
+    jet::Cuda<jet::precision::f32> exact;
+    cudaDeviceProp properties{};
+    jet::cuda_check(cudaGetDeviceProperties(&properties, backend.device()), "properties");
+    read_bandwidth = read_rate(backend.stream());
+    std::printf("%s, reading alone %.0f GB/s\n", properties.name, read_bandwidth * 1e-9);
+    constexpr AttentionShape full{12, 2, 128, 0};
+    constexpr AttentionShape window{12, 2, 128, 1152};
+    for (i64 const context : {i64{4096}, i64{65536}}) {
+      for (i64 const batch : {1, 8, 64}) {
+        decode<full, jet::precision::bf16>(backend, batch, context);
+      }
+    }
+    for (i64 const batch : {1, 8, 64}) {
+      decode<window, jet::precision::bf16>(backend, batch, 65536);
+    }
+    decode<full, jet::precision::f32>(exact, 1, 65536);
+    decode<full, jet::precision::f32>(exact, 8, 65536);
+    prefill<full, jet::precision::bf16>(backend, 1, 4096, 0, 10);
+    prefill<full, jet::precision::bf16>(backend, 16, 4096, 0, 10);
+    prefill<full, jet::precision::bf16>(backend, 1, 16384, 0, 10);
+    prefill<full, jet::precision::bf16>(backend, 1, 2048, 63488, 10);
+    prefill<window, jet::precision::bf16>(backend, 1, 16384, 0, 10);
+    prefill<full, jet::precision::f32>(exact, 1, 4096, 0, 3);
+    if (all) {
+      prefill<full, jet::precision::bf16>(backend, 1, 65536, 0, 5);
+      decode<AttentionShape{16, 8, 128, 0}, jet::precision::bf16>(backend, 8, 65536);
+      decode<AttentionShape{16, 2, 128, 0}, jet::precision::bf16>(backend, 64, 65536);
+      decode<AttentionShape{3, 1, 64, 0}, jet::precision::bf16>(backend, 8, 65536);
+    }
+  } catch (jet::Error const& error) {
+    std::printf("FAILED: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}
