@@ -9,7 +9,7 @@ namespace {
 using namespace jet;
 
 template <Precision P> void add(std::string const& policy) {
-  testing::BlockBenchmark axes;
+  bench::BlockBenchmark axes;
   bench::benchmark_block<FullAttention<attention_2b>, Cpu<P>>("attention_2b/" + policy, axes);
   bench::benchmark_block<SlidingWindow<attention_2b, 1152>, Cpu<P>>("window_2b/" + policy, axes);
   axes.stepwise = {4096};

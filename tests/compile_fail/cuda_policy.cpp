@@ -1,4 +1,4 @@
-// expect: jet: on the CUDA backend weights, act and kv are each f32 or bf16
+// expect: jet: on the CUDA backend weights and act are each f32 or bf16
 // compilers: nvcc
 #include <jet/cuda.cuh>
 

@@ -16,7 +16,7 @@ fi
 flags=(-std=c++20 -Iinclude -Itests -isystem "${JET_EIGEN:-/usr/include/eigen3}")
 if [[ $compiler == *nvcc ]]; then
   # -cuda stops after the front ends of device and host
-  flags+=(-x cu -arch=sm_90a -cuda -o /dev/null)
+  flags+=(-x cu -arch=sm_90a --expt-relaxed-constexpr -cuda -o /dev/null)
 else
   flags+=(-fsyntax-only)
 fi
