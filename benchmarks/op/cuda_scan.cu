@@ -302,13 +302,11 @@ int main(int argc, char** argv) {
         for (int const pieces : {8, 16}) {
           shapes<float>(backend, {.pieces = pieces, .cluster = cluster});
         }
-        shapes<float>(backend, {.pieces = 16, .unit = 4, .cluster = cluster});
       }
       for (i64 const batch : {1, 4, 8, 16, 32, 64}) {
         for (int const cluster : {1, 2, 4}) {
           step<float, 6>(backend, 12, 256, batch, {.cluster = cluster});
         }
-        step<float, 6>(backend, 12, 256, batch, {.pieces = 8, .cluster = 8});
       }
     }
     states = jet::DeviceBuffer();

@@ -97,6 +97,11 @@ template <class B> class Cases {
       }
     }
     linears(1), linears(16), linears(50);
+    for (i64 const rows : {1, 3, 8, 9, 16, 17}) {
+      linear_and_norm(rows, 1536, 96);
+      linear_and_norm(rows, 264, 1000);
+      linear_and_norm(rows, 33, 64);
+    }
     for (auto const& [heads, head] : {std::pair<i64, i64>{1, 2}, {3, 12}, {4, 128}, {2, 64}}) {
       heads_of(heads, head);
     }
@@ -150,6 +155,24 @@ template <class B> class Cases {
     keep(jet::concat("linear of ", rows, " rows, ", n, " x ", k, ", ", jet::name_of(in), " to ", jet::name_of(out),
                      bias ? ", bias" : "", accumulate ? ", accumulate" : ""),
          y, k);
+  }
+
+  // A product and the norm that follows it: one launch, for few rows of bf16.
+  void linear_and_norm(i64 rows, i64 n, i64 k) {
+    Activation<B> const w(backend_, normal(n, k, 70, 0.3), p.weights), g(backend_, normal(1, n, 71), p.acc);
+    Activation<B> const x(backend_, normal(rows, k, 72), p.act);
+    Activation<B> y(backend_, rows, n, p.act), h(backend_, rows, n, p.act);
+    Activation<B> stream(backend_, normal(rows, n, 73), p.act);
+    run(steps(rows), [&](auto& ctx) {
+      for (int i = 0; i < 2; ++i) {
+        ctx.run(jet::op::Linear{}, w.slot({n, k}), Slot{}, x.view(), y.view());
+        ctx.run(jet::op::AddRmsNorm{1e-5}, g.slot({n}), y.view(), stream.view(), h.view());
+      }
+    });
+    std::string const name = jet::concat("linear_and_norm of ", rows, " rows, ", n, " x ", k);
+    keep(name + ", product", y, k);
+    keep(name + ", sum", stream, k);
+    keep(name + ", norm", h, k + n);
   }
 
   // As JetBlock's: seven products of one input, of different widths and types.

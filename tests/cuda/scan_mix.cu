@@ -20,8 +20,10 @@ int main() {
       options.values = v;
       ragged<shape, half>(options, v == Values::typical ? 300 : 129);
     }
-    options.values = Values::huge;  // outputs of small values beside a huge one are normalised, too
-    options.bound = 6e-3;
+    // the norm behind the scan makes every output the same size, those to which a huge value adds next to nothing,
+    // too
+    options.values = Values::huge;
+    options.bound = 2.5e-2;
     ragged<shape, half>(options);
     options.bound = 3e-3;
     options.values = Values::weak_decay;

@@ -245,22 +245,26 @@ TEST_CASE("hostile config: sections of a hybrid") {
            set("blocks/x", too_many),
            {"expected at most 64 keys, found 65"},
            set("blocks/x", many)},
-          {"a name of 257 bytes",
-           field(std::string(257, 'n'), 1),
-           {"at most 256 bytes, found 257"},
-           field(std::string(256, 'n'), 1)},
-          {"a value of 257 bytes",
-           field("gain", std::string(257, 'n')),
-           {"gain: expected a text of at most 256 bytes"},
-           field("gain", std::string(256, 'n'))},
-          {"a kind of 257 bytes",
-           field("kind", std::string(257, 'n')),
-           {"kind: expected a text of at most 256 bytes"},
-           field("kind", std::string(256, 'n'))},
+          {"a name of 241 bytes",
+           field(std::string(241, 'n'), 1),
+           {"at most 240 bytes, found 241"},
+           field(std::string(240, 'n'), 1)},
+          {"a value of 241 bytes",
+           field("gain", std::string(241, 'n')),
+           {"gain: expected a text of at most 240 bytes"},
+           field("gain", std::string(240, 'n'))},
+          {"a kind of 241 bytes",
+           field("kind", std::string(241, 'n')),
+           {"kind: expected a text of at most 240 bytes"},
+           field("kind", std::string(240, 'n'))},
           {"a field with an escape sequence",
            field("\x1b[2J", nullptr),
            {"\\x1b[2J: expected a number"},
            field("\x1b[2J", 1)},
+          {"a block of a kind that is no block",
+           field("kind", "none"),
+           {"kind: \"none\" says that there is no block"},
+           field("kind", "nones")},
           {"an MLP that no section describes",
            set("mlp_types", {"own", "z"}),
            {"mlps: required, but absent"},
@@ -277,8 +281,17 @@ TEST_CASE("hostile config: what was read can be written, or is refused") {
     });
   };
   Json config = hybrid();
-  Json& block = config["blocks"]["x"];
   CHECK(written(config) == "");
+  // two sections of one kind
+  Json named = config["blocks"]["x"];
+  named["kind"] = std::string(240, 'k');
+  Json other = named;
+  other["gain"] = 0.25;
+  config["blocks"] = {{"x", named}, {"y", other}};
+  config["layer_types"] = {"x", "y"};
+  CHECK(written(config) == "");
+  config = hybrid();
+  Json& block = config["blocks"]["x"];
   // fields of a JetBlock and of attention whose products do not fit 64 bits, and a window that is no number
   block = {{"kind", "jet"},      {"d_model", 8},    {"heads", std::int64_t{1} << 62},
            {"head_k", 4},        {"head_v", 1},     {"conv", 4},

@@ -77,8 +77,13 @@ __device__ PrefillRun<KV> prefill_run(AttentionCall const& call, PrefillTile con
   if (staged && position >= t.s.position) {
     i64 const stride = call.kv_heads * head;
     i64 const at = (t.s.begin + position - t.s.position) * stride + t.kv_head * head;
-    return {static_cast<KV const*>(call.staged_key) + at, static_cast<KV const*>(call.staged_value) + at, stride,
-            stride, t.high - position};
+    return {static_cast<KV const*>(call.staged_key) + at,
+            static_cast<KV const*>(call.staged_value) + at,
+            stride,
+            stride,
+            t.high - position,
+            call.staged_key_scale + (t.s.begin + position - t.s.position) * call.kv_heads + t.kv_head,
+            call.staged_value_scale + (t.s.begin + position - t.s.position) * call.kv_heads + t.kv_head};
   }
   int const row = cache_row(call, t.s, position);
   int const column = t.kv_head * head;

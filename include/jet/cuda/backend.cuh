@@ -6,8 +6,10 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <type_traits>
+#include <utility>
 
 #include <cuda_runtime_api.h>
 
@@ -29,6 +31,18 @@ namespace kernel {
 /// Exists to be asked for: whether this translation unit has kernels for the device.
 template <class = void> __global__ void probe() {}
 
+/// What a product does at its end in the place of op::AddRmsNorm: x += y, rounded to bf16, then h = norm(x), once
+/// per row, by the block that comes last. All bf16 but the weight.
+struct NormTail {
+  bf16* x;  // (rows, width); null: nothing
+  bf16* h;
+  float const* weight;
+  unsigned* arrived;  // 0 before and after
+  i64 x_stride, h_stride;
+  int width;
+  float eps;
+};
+
 }  // namespace kernel
 JET_CUDA_NAMESPACE_END
 
@@ -40,8 +54,8 @@ struct DeviceMemory {
   i64 total = 0;
 };
 
-/// Runs models on NVIDIA GPUs of compute capability 8.0 and later. Supported policies: acc f32; weights and act each
-/// f32 or bf16; kv f32, bf16 or f8e4m3; the recurrent state f32, bf16 or f16.
+/// Runs models on NVIDIA GPUs of compute capability 8.0 and later. Supported policies: acc f32; weights and act
+/// each f32 or bf16; kv f32, bf16 or f8e4m3; the recurrent state f32, bf16 or f16.
 ///
 /// Work is queued on `stream()` and returns at once; `sync()` waits for it. One thread at a time.
 template <Precision P> class Cuda {
@@ -73,6 +87,8 @@ template <Precision P> class Cuda {
     cuda_check(cudaFuncGetAttributes(&attributes, reinterpret_cast<void const*>(&cuda::kernel::probe<>)),
                "Cuda backend");
     blas_ = std::make_unique<cuda::BlasLt>();
+    counter_ = DeviceBuffer(256);
+    counter_.zero();
   }
   /// A backend that only answers questions about sizes: for planning passes. Without a device it answers as an
   /// H100.
@@ -88,7 +104,27 @@ template <Precision P> class Cuda {
   }
 
   int device() const { return device_; }
-  cudaStream_t stream() const { return stream_; }
+  /// Queues what was put off, so that what follows on the stream comes after it: ask anew after every op.
+  cudaStream_t stream() const {
+    queue_put_off();
+    return stream_;
+  }
+  /// Puts off the launch that writes `y` until the stream is asked for, in case that the next op is a norm of y
+  /// that it can do too: `queue(stream, tail)` launches it, with a norm at its end or null.
+  template <class F> void put_off(void const* y, F queue) const {
+    queue_put_off();
+    put_off_ = std::move(queue);
+    put_off_y_ = y;
+  }
+  /// The launch that was put off for y, if there is one: called with the norm, it is queued with it.
+  bool has_put_off(void const* y) const { return put_off_ && put_off_y_ == y; }
+  void queue_put_off(cuda::kernel::NormTail tail = {}) const {
+    if (put_off_) {
+      auto const queue = std::exchange(put_off_, nullptr);
+      tail.arrived = reinterpret_cast<unsigned*>(counter_.data());
+      queue(stream_, tail);
+    }
+  }
   /// 90 for compute capability 9.0.
   int compute_capability() const { return compute_capability_; }
   int multiprocessors() const { return multiprocessors_; }
@@ -126,7 +162,7 @@ template <Precision P> class Cuda {
   void copy(void* to, void const* from, i64 bytes) const {
     JET_CHECK(bytes >= 0, "a copy of ", bytes, " bytes was asked for");
     if (bytes > 0) {
-      cuda_check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDefault, stream_),
+      cuda_check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDefault, stream()),
                  concat("cudaMemcpyAsync of ", bytes, " bytes"));
     }
   }
@@ -144,22 +180,26 @@ template <Precision P> class Cuda {
   void zero(void* memory, i64 bytes) const {
     JET_CHECK(bytes >= 0, "zeroing of ", bytes, " bytes was asked for");
     if (bytes > 0) {
-      cuda_check(cudaMemsetAsync(memory, 0, static_cast<std::size_t>(bytes), stream_),
+      cuda_check(cudaMemsetAsync(memory, 0, static_cast<std::size_t>(bytes), stream()),
                  concat("cudaMemsetAsync of ", bytes, " bytes"));
     }
   }
   /// Waits for everything queued on the stream. Errors of kernels that ran before appear here at the latest.
-  void sync() const { cuda_check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
+  void sync() const { cuda_check(cudaStreamSynchronize(stream()), "cudaStreamSynchronize"); }
 
   /// Queues f(), which queues the same work each time that it is called with this recording: from the third time on
   /// one launch of a graph. f allocates nothing, waits for nothing, and reads nothing from the host that changes.
   using Recording = cuda::Recording;
   template <class F> void repeat(Recording& recording, F const& f) const {
     make_current();
-    if (record_) {
-      recording.run(stream_, f);
-    } else {
+    auto const all = [&] {
       f();
+      queue_put_off();
+    };
+    if (record_) {
+      recording.run(stream(), all);
+    } else {
+      all();
     }
   }
   /// Rows of a recorded step for n sequences, at most `most`: one recording serves several n.
@@ -209,6 +249,9 @@ template <Precision P> class Cuda {
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<std::remove_pointer_t<cudaStream_t>, DestroyStream> own_stream_;
   std::unique_ptr<cuda::BlasLt> blas_;
+  DeviceBuffer counter_;
+  mutable std::function<void(cudaStream_t, cuda::kernel::NormTail const&)> put_off_;
+  mutable void const* put_off_y_ = nullptr;
 };
 
 JET_NAMESPACE_END

@@ -187,18 +187,27 @@ __global__ void __launch_bounds__(256, 2) conv_generate_many(ConvCall const call
   int const r = generator.r;
   int const steps = (r + T::depth - 1) / T::depth;
 
+  // A thread copies the same 16 bytes of a row of every 32; rows beyond the last repeat it, and come to nothing.
+  int const piece = thread % (T::depth / 8) * 8;
+  int const row0 = thread / (T::depth / 8);
+  static_assert(256 / (T::depth / 8) == 32);
+  bf16 const* from[(T::tokens + T::columns) / 32];
+  JET_UNROLL
+  for (int i = 0; i < (T::tokens + T::columns) / 32; ++i) {
+    int const row = row0 + 32 * i;
+    from[i] = row < T::tokens ? generator.activated + min(first_token + row, call.batch.tokens - 1) * r + piece
+                              : static_cast<bf16 const*>(generator.w2) +
+                                    min(first_column + row - T::tokens, rows - 1) * generator.w2_stride + piece;
+  }
+  std::uint32_t const to = shared_address(ring + row0 * T::stride + piece);
   auto const fetch = [&](int step) {
     if (step < steps) {
-      bf16* const at = ring + step % T::stages * T::stage;
-      for (int i = thread; i < (T::tokens + T::columns) * (T::depth / 8); i += 256) {
-        int const row = i / (T::depth / 8);
-        int const k = step * T::depth + i % (T::depth / 8) * 8;
-        bool const of_w2 = row >= T::tokens;
-        i64 const from = of_w2 ? first_column + row - T::tokens : first_token + row;
-        bool const valid = k < r && from < (of_w2 ? rows : call.batch.tokens);
-        bf16 const* const base = of_w2 ? static_cast<bf16 const*>(generator.w2) : generator.activated;
-        copy_async(shared_address(at + row * T::stride + i % (T::depth / 8) * 8),
-                   base + (valid ? from * (of_w2 ? generator.w2_stride : r) + k : 0), valid);
+      std::uint32_t const at = to + static_cast<std::uint32_t>(step % T::stages * T::stage * int{sizeof(bf16)});
+      bool const valid = step * T::depth + piece < r;
+      JET_UNROLL
+      for (int i = 0; i < (T::tokens + T::columns) / 32; ++i) {
+        copy_async(at + 32 * i * T::stride * static_cast<std::uint32_t>(sizeof(bf16)),
+                   valid ? from[i] + step * T::depth : from[i], valid);
       }
     }
     commit_copies();
@@ -267,25 +276,48 @@ __global__ void __launch_bounds__(256, 2) conv_generate_many(ConvCall const call
     return;
   }
   constexpr int together = 4;
+  constexpr int warp_rows = T::tokens / 8;
   float4 const bias = *reinterpret_cast<float4 const*>(generator.b2 + channel * taps);
-  for (int i = 0; i < T::tokens / 8; i += together) {
+  int const base = warp * warp_rows;
+  int const count = static_cast<int>(min(i64{T::tokens}, call.batch.tokens - first_token)) - base;
+  if (count <= 0) {
+    return;
+  }
+  float* const out = call.y + (first_token + base) * call.y_stride + channel;
+  float const* const kernel_row = kernels + base * T::kernel_stride + lane * taps;
+  ConvToken const begin = table[base];
+  if (begin.active && begin.local >= taps - 1 && count >= warp_rows &&
+      table[base + warp_rows - 1].begin == begin.begin) {
+    // all in the middle of one sequence: an input is read once
+    auto const* const x = static_cast<bf16 const*>(call.x) + (first_token + base) * call.x_stride + channel;
+    float input[warp_rows + taps - 1];
+    JET_UNROLL
+    for (int i = 0; i < warp_rows + taps - 1; ++i) {
+      input[i] = float(x[(i - (taps - 1)) * call.x_stride]);
+    }
+    JET_UNROLL
+    for (int i = 0; i < warp_rows; ++i) {
+      ConvFour const window{{input[i], input[i + 1], input[i + 2], input[i + 3]}};
+      out[i * call.y_stride] =
+          window.output(*reinterpret_cast<float4 const*>(kernel_row + i * T::kernel_stride), bias);
+    }
+    return;
+  }
+  for (int i = 0; i < min(count, warp_rows); i += together) {
     ConvFour window[together];
-    int const first_row = warp * (T::tokens / 8) + i;
     JET_UNROLL
     for (int j = 0; j < together; ++j) {
-      if (first_token + first_row + j < call.batch.tokens) {
-        window[j].load(call, table[first_row + j], channel);
+      if (i + j < count) {
+        window[j].load(call, table[base + i + j], channel);
       }
     }
     JET_UNROLL
     for (int j = 0; j < together; ++j) {
-      int const row = first_row + j;
-      i64 const token = first_token + row;
-      if (token < call.batch.tokens && table[row].active) {
-        float4 const kernel = *reinterpret_cast<float4 const*>(kernels + row * T::kernel_stride + lane * taps);
-        call.y[token * call.y_stride + channel] = window[j].output(kernel, bias);
+      if (i + j < count && table[base + i + j].active) {
+        out[(i + j) * call.y_stride] =
+            window[j].output(*reinterpret_cast<float4 const*>(kernel_row + (i + j) * T::kernel_stride), bias);
         if (call.shift && call.state != nullptr) {
-          window[j].shift(call, table[row], channel);
+          window[j].shift(call, table[base + i + j], channel);
         }
       }
     }

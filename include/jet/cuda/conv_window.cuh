@@ -82,7 +82,7 @@ struct ConvFour {
     y = __fmaf_rn(__fadd_rn(kernel.y, bias.y), input[1], y);
     y = __fmaf_rn(__fadd_rn(kernel.z, bias.z), input[2], y);
     y = __fmaf_rn(__fadd_rn(kernel.w, bias.w), input[3], y);
-    return silu(y);
+    return fast_silu(y);
   }
   /// The state after the only token of a sequence.
   __device__ void shift(ConvCall const& call, ConvToken const& at, i64 channel) const {

@@ -62,6 +62,7 @@ struct Products {
   void const* x;
   i64 x_stride, rows, k, tiles;
   bool accumulate;
+  NormTail tail;  // of the only part, whose y is bf16
 };
 
 /// Which projection a tile belongs to.
@@ -105,6 +106,55 @@ template <bool Aligned> __device__ inline uint4 eight_of(bf16 const* row, i64 i,
     v = {half[0] | half[1] << 16, half[2] | half[3] << 16, half[4] | half[5] << 16, half[6] | half[7] << 16};
   }
   return v;
+}
+
+/// NormTail, by the block that comes last; the others return. One warp per row, whatever the number of rows.
+__device__ inline void norm_tail(NormTail const& tail, Product const& p, i64 rows) {
+  __shared__ bool last;
+  __threadfence();  // every thread's part of y, before the block is counted
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    last = atomicAdd(tail.arrived, 1u) + 1 == gridDim.x;
+  }
+  __syncthreads();
+  if (!last) {
+    return;
+  }
+  __threadfence();
+  if (threadIdx.x == 0) {
+    *tail.arrived = 0;
+  }
+  int const lane = static_cast<int>(threadIdx.x) % warp_size;
+  int const warps = static_cast<int>(blockDim.x) / warp_size;
+  for (i64 row = threadIdx.x / warp_size; row < rows; row += warps) {
+    bf16 const* const y = static_cast<bf16 const*>(p.y) + row * p.y_stride;
+    bf16* const x = tail.x + row * tail.x_stride;
+    float sum = 0;
+    for (int i = 8 * lane; i < tail.width; i += 8 * warp_size) {
+      uint4 const d = __ldcg(reinterpret_cast<uint4 const*>(y + i));  // past L1: other blocks wrote it
+      uint4 v = __ldcg(reinterpret_cast<uint4 const*>(x + i));
+      v.x = pack_bf16(low_bf16(v.x) + low_bf16(d.x), high_bf16(v.x) + high_bf16(d.x));
+      v.y = pack_bf16(low_bf16(v.y) + low_bf16(d.y), high_bf16(v.y) + high_bf16(d.y));
+      v.z = pack_bf16(low_bf16(v.z) + low_bf16(d.z), high_bf16(v.z) + high_bf16(d.z));
+      v.w = pack_bf16(low_bf16(v.w) + low_bf16(d.w), high_bf16(v.w) + high_bf16(d.w));
+      *reinterpret_cast<uint4*>(x + i) = v;
+      for (std::uint32_t const word : {v.x, v.y, v.z, v.w}) {
+        sum = fmaf(low_bf16(word), low_bf16(word), sum);
+        sum = fmaf(high_bf16(word), high_bf16(word), sum);
+      }
+    }
+    float const scale = rsqrtf(warp_sum(sum) / static_cast<float>(tail.width) + tail.eps);
+    for (int i = 8 * lane; i < tail.width; i += 8 * warp_size) {
+      uint4 v = *reinterpret_cast<uint4 const*>(x + i);  // this lane's own
+      float4 const a = *reinterpret_cast<float4 const*>(tail.weight + i);
+      float4 const b = *reinterpret_cast<float4 const*>(tail.weight + i + 4);
+      v.x = pack_bf16(a.x * (low_bf16(v.x) * scale), a.y * (high_bf16(v.x) * scale));
+      v.y = pack_bf16(a.z * (low_bf16(v.y) * scale), a.w * (high_bf16(v.y) * scale));
+      v.z = pack_bf16(b.x * (low_bf16(v.z) * scale), b.y * (high_bf16(v.z) * scale));
+      v.w = pack_bf16(b.z * (low_bf16(v.w) * scale), b.w * (high_bf16(v.w) * scale));
+      *reinterpret_cast<uint4*>(tail.h + row * tail.h_stride + i) = v;
+    }
+  }
 }
 
 /// Warps of a block of products_mma, which share the columns: the order of the sums hangs on it.
@@ -262,6 +312,11 @@ __global__ void __launch_bounds__(products_warps* warp_size, 2) products_mma(Pro
         }
         store_sum(a, p, row, n, all);
       }
+    }
+  }
+  if constexpr (!Gated) {
+    if (a.tail.x != nullptr) {
+      norm_tail(a.tail, a.part[0], a.rows);
     }
   }
 }
@@ -473,7 +528,15 @@ void products(Context<B>& ctx, void* workspace, View const& x, op::Projection co
     if (own.count == 0) {
       return;
     }
-    if (weight_type == dtype_of<W>) {
+    if (weight_type == DType::bf16 && x.dtype == DType::bf16 && count == 1 && rows <= few_rows &&
+        own.part[0].y_type == DType::bf16) {
+      // a norm of y may follow (Kernel<op::AddRmsNorm>)
+      backend.put_off(own.part[0].y, [own, aligned, multiprocessors = backend.multiprocessors()](
+                                         cudaStream_t stream, NormTail const& tail) mutable {
+        own.tail = tail;
+        launch_mma<false>(stream, multiprocessors, aligned, own);
+      });
+    } else if (weight_type == dtype_of<W>) {
       own_products<W>(backend.stream(), backend.multiprocessors(), x.dtype, aligned, own);
     } else {
       own_products<float>(backend.stream(), backend.multiprocessors(), x.dtype, aligned, own);

@@ -250,6 +250,18 @@ template <> struct Kernel<op::AddRmsNorm, tag::cuda> {
   template <class B>
   static void run(Context<B>& ctx, op::AddRmsNorm const& op, Slot const& weight, View const& delta, View const& x,
                   View const& y) {
+    auto const bf16_rows = [&](View const& v) {
+      return v.dtype == DType::bf16 && v.rank == 2 && v.extent[0] == x.extent[0] && v.extent[1] == x.extent[1] &&
+             cuda::by_eight(v);
+    };
+    // A product of few rows that was put off does it at its end: a launch less, in a chain of short ones.
+    if (ctx.backend().has_put_off(delta.data) && bf16_rows(x) && bf16_rows(y) && bf16_rows(delta) &&
+        weight.dtype == DType::f32 && weight.rank == 1 && weight.extent[0] == x.extent[1] &&
+        cuda::by_eight(weight)) {
+      ctx.backend().queue_put_off({x.as<bf16>(), y.as<bf16>(), weight.as<float>(), nullptr, x.stride[0],
+                                   y.stride[0], static_cast<int>(x.extent[1]), static_cast<float>(op.eps)});
+      return;
+    }
     cuda::kernel::add_rms_norm(ctx.backend().stream(), static_cast<float>(op.eps), weight, delta, x, y);
   }
 };

@@ -315,19 +315,77 @@ __global__ void __launch_bounds__(128)
   }
 }
 
+/// sums += left(k) right(k, j) for k < Steps, j < Columns (of 16 columns each); right factors are loaded while the
+/// products before run.
+template <class F, int Steps, int Columns, class Left, class Right>
+__device__ void multiply_ahead(float (&sums)[2 * Columns][4], Left const& left, Right const& right) {
+  typename F::B ahead[Columns];
+  JET_UNROLL
+  for (int j = 0; j < Columns; ++j) {
+    ahead[j] = right(0, j);
+  }
+  JET_UNROLL
+  for (int k = 0; k < Steps; ++k) {
+    auto const a = left(k);
+    JET_UNROLL
+    for (int j = 0; j < Columns; ++j) {
+      typename F::B const b = ahead[j];
+      if (k + 1 < Steps) {
+        ahead[j] = right(k + 1, j);
+      }
+      F::multiply(sums[2 * j], sums[2 * j + 1], a, b);
+    }
+  }
+}
+/// sums += left tile^T for a lower triangular tile of 64 x 64.
+template <class F>
+__device__ void multiply_lower(float (&sums)[8][4], float const (&left)[8][4], typename F::Element const* tile,
+                               int stride) {
+  typename F::B ahead[4];
+  JET_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    ahead[j] = F::load_b(tile, stride, 16 * j, 0);
+  }
+  JET_UNROLL
+  for (int k = 0; k < 4; ++k) {
+    auto const a = F::from_sums(left[2 * k], left[2 * k + 1]);
+    JET_UNROLL
+    for (int j = k; j < 4; ++j) {
+      typename F::B const b = ahead[j];
+      if (k + 1 <= j) {
+        ahead[j] = F::load_b(tile, stride, 16 * j, 16 * (k + 1));
+      }
+      F::multiply(sums[2 * j], sums[2 * j + 1], a, b);
+    }
+  }
+}
+
 /// Most warps of a block of scan_chunks, and floats of a row of its tile of V.
 inline constexpr int scan_max_warps = 4;
 inline constexpr int scan_value_stride = 16 * scan_max_warps + 4;
 /// Bytes of shared memory of scan_chunks with so many chunks at a time.
 template <class F, int DK> constexpr i64 scan_chunks_shared(int stages) {
   return stages * ScanChunk<F, DK>::bytes + scan_chunk * scan_value_stride * i64{sizeof(float)} +
-         3 * i64{sizeof(std::uint64_t)};
+         2 * i64{sizeof(std::uint64_t)};
 }
 /// What a block may have of shared memory on every device from sm_80 on.
 inline constexpr i64 scan_max_shared = 160 * 1024;
 template <class F, int DK>
 inline constexpr bool scan_chunks_fit =
     scan_chunks_shared<F, DK>(1) <= scan_max_shared&& scan_prepare_shared<F, DK>() <= scan_max_shared;
+
+/// 2^(bits - 127), 1 <= bits <= 254.
+__device__ inline float power_of_two(int bits) {
+  return __uint_as_float(static_cast<unsigned>(bits) << 23);
+}
+/// f(null pointer of the type): the choice once for many numbers.
+template <class F> __device__ void with_type(DType type, F const& f) {
+  switch (type) {
+    case DType::bf16: f(static_cast<bf16 const*>(nullptr)); break;
+    case DType::f16: f(static_cast<f16 const*>(nullptr)); break;
+    default: f(static_cast<float const*>(nullptr));
+  }
+}
 
 /// All chunks of one head of one sequence, a block's warps 16 columns of the state each. `stages` 2: the next
 /// chunk is fetched meanwhile.
@@ -361,16 +419,14 @@ __global__ void __launch_bounds__(32 * scan_max_warps)
   }
   ScanSequence const seq(call, sequence);
   int const block_column = block * 16 * warps;
-  int const block_bytes = min(16 * warps, call.head_v - block_column) * int{sizeof(float)};
   int const column = block_column + 16 * warp + g;  // and column + 8
   bool const live = block_column + 16 * warp < call.head_v;
 
   std::byte* const tiles = reinterpret_cast<std::byte*>(scan_memory);                       // [stages][C::bytes]
   float* const values = reinterpret_cast<float*>(tiles + stages * C::bytes);                // [n][value_stride]
   std::uint64_t* const full = reinterpret_cast<std::uint64_t*>(values + n * value_stride);  // of tiles
-  std::uint64_t* const values_full = full + 2;
   if (has_bulk_copies) {
-    if (thread < 3) {
+    if (thread < 2) {
       barrier_init(full + thread);
     }
     __syncthreads();
@@ -392,32 +448,23 @@ __global__ void __launch_bounds__(32 * scan_max_warps)
       commit_copies();
     }
   };
-  // Rows beyond the end are zeros, which are seen after the next barrier of the block.
+  // Eight rows at a time. Seen after wait_copies and a barrier; rows beyond the end are zeros.
+  int const value_piece = thread % (4 * warps) * 4;
+  int const value_row = thread / (4 * warps);
+  bool const value_live = block_column + value_piece < call.head_v;
   auto const fetch_values = [&](int chunk) {
     int const rows = rows_of(chunk);
-    float const* const from =
-        call.v + (seq.begin + i64{chunk} * n) * call.v_stride + i64{head} * call.head_v + block_column;
-    if (has_bulk_copies) {
-      if (warp == 0) {
-        if (lane == 0) {
-          barrier_expect(values_full, rows * block_bytes);
-        }
-        for (int row = lane; row < rows; row += warp_size) {
-          copy_bulk(values + row * value_stride, from + row * call.v_stride, block_bytes, values_full);
-        }
-      }
-    } else {
-      int const pieces = block_bytes / 16;
-      for (int i = thread; i < rows * pieces; i += threads) {
-        int const row = i / pieces;
-        int const c = (i - row * pieces) * 4;
-        copy_async(shared_address(values + row * value_stride + c), from + row * call.v_stride + c, true);
-      }
-      commit_copies();
+    float const* const from = call.v + (seq.begin + i64{chunk} * n) * call.v_stride + i64{head} * call.head_v +
+                              (value_live ? block_column + value_piece : 0);
+    std::uint32_t const to = shared_address(values + value_piece);
+    JET_UNROLL
+    for (int i = 0; i < n; i += 8) {
+      int const row = value_row + i;
+      bool const valid = row < rows && value_live;
+      copy_async(to + static_cast<std::uint32_t>(row * value_stride * int{sizeof(float)}),
+                 from + (valid ? row : 0) * call.v_stride, valid);
     }
-    for (int i = rows * value_stride + thread; i < n * value_stride; i += threads) {
-      values[i] = 0;
-    }
+    commit_copies();
   };
 
   float s[DK / 8][4] = {};  // S^T: columns g, g + 8 of the state, keys 8 j + 2 t, + 1
@@ -429,24 +476,24 @@ __global__ void __launch_bounds__(32 * scan_max_warps)
     fetch_tile(1);
   }
   if (live && call.state != nullptr) {
-    JET_UNROLL
-    for (int j = 0; j < DK / 8; ++j) {
+    with_type(call.state_type, [&](auto const* type) {
+      auto const* const from = static_cast<decltype(type)>(call.state);
       JET_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        s[j][e] = load_one(call.state, call.state_type, state_at(j, e));
+      for (int j = 0; j < DK / 8; ++j) {
+        JET_UNROLL
+        for (int e = 0; e < 4; ++e) {
+          s[j][e] = float(from[state_at(j, e)]);
+        }
       }
-    }
+    });
   }
-  float scale = 1;  // of s
+  int scale_bits = 127;  // s is kept times 2^(scale_bits - 127)
+  wait_copies<0>();
   __syncthreads();
 
   for (int chunk = 0; chunk < chunks; ++chunk) {
     if (has_bulk_copies) {
-      barrier_wait(values_full, chunk & 1);
       barrier_wait(full + chunk % stages, chunk / stages & 1);
-    } else {
-      wait_copies<0>();
-      __syncthreads();
     }
     std::byte const* const at = tiles + chunk % stages * C::bytes;
     E const* const keys = reinterpret_cast<E const*>(at);
@@ -468,40 +515,39 @@ __global__ void __launch_bounds__(32 * scan_max_warps)
     }
     if (live) {
       if constexpr (scaled) {
-        float largest = 0;
+        float of_s[4] = {};
+        float of_v[4] = {};
         JET_UNROLL
-        for (int j = 0; j < DK / 8; ++j) {
+        for (int e = 0; e < 4; ++e) {
           JET_UNROLL
-          for (int e = 0; e < 4; ++e) {
-            largest = fmaxf(largest, fabsf(s[j][e]));
+          for (int j = 0; j < DK / 8; ++j) {
+            of_s[e] = fmaxf(of_s[e], fabsf(s[j][e]));
+          }
+          JET_UNROLL
+          for (int j = 0; j < 8; ++j) {
+            of_v[e] = fmaxf(of_v[e], fabsf(u[j][e]));
           }
         }
-        largest /= scale;
-        JET_UNROLL
-        for (int j = 0; j < 8; ++j) {
-          JET_UNROLL
-          for (int e = 0; e < 4; ++e) {
-            largest = fmaxf(largest, fabsf(u[j][e]));
-          }
-        }
+        float largest =
+            fmaxf(fmaxf(fmaxf(of_s[0], of_s[1]), fmaxf(of_s[2], of_s[3])) * power_of_two(254 - scale_bits),
+                  fmaxf(fmaxf(of_v[0], of_v[1]), fmaxf(of_v[2], of_v[3])));
         for (int step = warp_size / 2; step > 0; step /= 2) {
           largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, step));
         }
         // 2^(8 - exponent of the largest), kept where it and its inverse are normal numbers
         int const exponent = static_cast<int>(__float_as_uint(largest) >> 23);
         int const wanted = largest == 0 ? 127 : min(max(127 + 127 + 8 - exponent, 2), 252);
-        float const next = __uint_as_float(static_cast<unsigned>(wanted) << 23);
-        if (next != scale) {
-          float const ratio = next / scale;
+        if (wanted != scale_bits) {
           JET_UNROLL
           for (int j = 0; j < DK / 8; ++j) {
             JET_UNROLL
             for (int e = 0; e < 4; ++e) {
-              s[j][e] *= ratio;
+              s[j][e] = s[j][e] * power_of_two(254 - scale_bits) * power_of_two(wanted);
             }
           }
-          scale = next;
+          scale_bits = wanted;
         }
+        float const scale = power_of_two(scale_bits);
         JET_UNROLL
         for (int j = 0; j < 8; ++j) {
           JET_UNROLL
@@ -511,70 +557,42 @@ __global__ void __launch_bounds__(32 * scan_max_warps)
         }
       }
 
-      float ks[8][4] = {};
-      float o[8][4] = {};
-      JET_UNROLL
-      for (int k = 0; k < DK / 16; ++k) {
-        auto const left = F::from_sums(s[2 * k], s[2 * k + 1]);
-        JET_UNROLL
-        for (int j = 0; j < 4; ++j) {
-          if constexpr (Delta) {
-            F::multiply(ks[2 * j], ks[2 * j + 1], left, F::load_b(keys, C::key_stride, 16 * j, 16 * k));
-          }
-          F::multiply(o[2 * j], o[2 * j + 1], left, F::load_b(queries, C::key_stride, 16 * j, 16 * k));
-        }
+      // U^T = (V - e^gamma K S)^T T^T. Factors are loaded one step ahead.
+      float product[8][4] = {};
+      if constexpr (Delta) {
+        multiply_ahead<F, DK / 16, 4>(
+            product, [&](int k) { return F::from_sums(s[2 * k], s[2 * k + 1]); },
+            [&](int k, int j) { return F::load_b(keys, C::key_stride, 16 * j, 16 * k); });
       }
       JET_UNROLL
       for (int j = 0; j < 8; ++j) {
         float2 const decay = *reinterpret_cast<float2 const*>(factors + 8 * j + 2 * t);
-        float2 const query = *reinterpret_cast<float2 const*>(factors + n + 8 * j + 2 * t);
-        u[j][0] = __fmaf_rn(-decay.x, ks[j][0], u[j][0]);
-        u[j][1] = __fmaf_rn(-decay.y, ks[j][1], u[j][1]);
-        u[j][2] = __fmaf_rn(-decay.x, ks[j][2], u[j][2]);
-        u[j][3] = __fmaf_rn(-decay.y, ks[j][3], u[j][3]);
-        o[j][0] *= query.x, o[j][1] *= query.y, o[j][2] *= query.x, o[j][3] *= query.y;
-        ks[j][0] = ks[j][1] = ks[j][2] = ks[j][3] = 0;
+        u[j][0] = __fmaf_rn(-decay.x, product[j][0], u[j][0]);
+        u[j][1] = __fmaf_rn(-decay.y, product[j][1], u[j][1]);
+        u[j][2] = __fmaf_rn(-decay.x, product[j][2], u[j][2]);
+        u[j][3] = __fmaf_rn(-decay.y, product[j][3], u[j][3]);
+        product[j][0] = product[j][1] = product[j][2] = product[j][3] = 0;
       }
-      // U^T = (...)^T T^T, O^T += U^T P^T; both factors are lower triangular
+      multiply_lower<F>(product, u, inverse, C::square_stride);
+
+      // O^T = scale e^gamma (Q S)^T + U^T P^T
       JET_UNROLL
-      for (int k = 0; k < 4; ++k) {
-        auto const left = F::from_sums(u[2 * k], u[2 * k + 1]);
-        JET_UNROLL
-        for (int j = k; j < 4; ++j) {
-          F::multiply(ks[2 * j], ks[2 * j + 1], left, F::load_b(inverse, C::square_stride, 16 * j, 16 * k));
-        }
-      }
-      JET_UNROLL
-      for (int k = 0; k < 4; ++k) {
-        auto const left = F::from_sums(ks[2 * k], ks[2 * k + 1]);
-        JET_UNROLL
-        for (int j = k; j < 4; ++j) {
-          F::multiply(o[2 * j], o[2 * j + 1], left, F::load_b(inside, C::square_stride, 16 * j, 16 * k));
-        }
-      }
-      float const keep = factors[3 * n];
-      JET_UNROLL
-      for (int j = 0; j < DK / 8; ++j) {
+      for (int j = 0; j < 8; ++j) {
         JET_UNROLL
         for (int e = 0; e < 4; ++e) {
-          s[j][e] *= keep;
+          u[j][e] = 0;
         }
       }
+      multiply_ahead<F, DK / 16, 4>(
+          u, [&](int k) { return F::from_sums(s[2 * k], s[2 * k + 1]); },
+          [&](int k, int j) { return F::load_b(queries, C::key_stride, 16 * j, 16 * k); });
       JET_UNROLL
-      for (int k = 0; k < 4; ++k) {
-        JET_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          float2 const rest = *reinterpret_cast<float2 const*>(factors + 2 * n + 16 * k + 8 * half + 2 * t);
-          float(&v)[4] = ks[2 * k + half];
-          v[0] *= rest.x, v[1] *= rest.y, v[2] *= rest.x, v[3] *= rest.y;
-        }
-        auto const left = F::from_sums(ks[2 * k], ks[2 * k + 1]);
-        JET_UNROLL
-        for (int j = 0; j < DK / 16; ++j) {
-          F::multiply(s[2 * j], s[2 * j + 1], left, F::load_b_rows(keys, C::key_stride, 16 * k, 16 * j));
-        }
+      for (int j = 0; j < 8; ++j) {
+        float2 const query = *reinterpret_cast<float2 const*>(factors + n + 8 * j + 2 * t);
+        u[j][0] *= query.x, u[j][1] *= query.y, u[j][2] *= query.x, u[j][3] *= query.y;
       }
-      float const back = 1.0f / scale;
+      multiply_lower<F>(u, product, inside, C::square_stride);
+      float const back = power_of_two(254 - scale_bits);
       int const rows = rows_of(chunk);
       float* const out =
           call.o + (seq.begin + i64{chunk} * n + 2 * t) * call.o_stride + i64{head} * call.head_v + column;
@@ -584,25 +602,52 @@ __global__ void __launch_bounds__(32 * scan_max_warps)
         for (int e = 0; e < 4; ++e) {
           int const token = 8 * j + e % 2;
           if (token + 2 * t < rows) {
-            out[token * call.o_stride + e / 2 * 8] = scaled ? o[j][e] * back : o[j][e];
+            out[token * call.o_stride + e / 2 * 8] = scaled ? u[j][e] * back : u[j][e];
           }
         }
       }
+
+      // S' = e^gamma_C S + U^T e^(gamma_C - gamma) K
+      float const keep = factors[3 * n];
+      JET_UNROLL
+      for (int j = 0; j < DK / 8; ++j) {
+        JET_UNROLL
+        for (int e = 0; e < 4; ++e) {
+          s[j][e] *= keep;
+        }
+      }
+      JET_UNROLL
+      for (int j = 0; j < 8; ++j) {
+        float2 const rest = *reinterpret_cast<float2 const*>(factors + 2 * n + 8 * j + 2 * t);
+        product[j][0] *= rest.x, product[j][1] *= rest.y, product[j][2] *= rest.x, product[j][3] *= rest.y;
+      }
+      multiply_ahead<F, 4, DK / 16>(
+          s, [&](int k) { return F::from_sums(product[2 * k], product[2 * k + 1]); },
+          [&](int k, int j) { return F::load_b_rows(keys, C::key_stride, 16 * k, 16 * j); });
     }
+    wait_copies<0>();
     __syncthreads();
     if (chunk + stages < chunks) {
       fetch_tile(chunk + stages);
+      if (!has_bulk_copies && stages == 1) {
+        wait_copies<0>();
+        __syncthreads();
+      }
     }
   }
   if (live && call.state != nullptr) {
-    float const back = 1.0f / scale;
-    JET_UNROLL
-    for (int j = 0; j < DK / 8; ++j) {
+    float const back = power_of_two(254 - scale_bits);
+    with_type(call.state_type, [&](auto const* type) {
+      using T = std::remove_cvref_t<decltype(*type)>;
+      T* const to = static_cast<T*>(call.state);
       JET_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        store_one(call.state, call.state_type, state_at(j, e), scaled ? s[j][e] * back : s[j][e]);
+      for (int j = 0; j < DK / 8; ++j) {
+        JET_UNROLL
+        for (int e = 0; e < 4; ++e) {
+          to[state_at(j, e)] = T(scaled ? s[j][e] * back : s[j][e]);
+        }
       }
-    }
+    });
   }
 }
 

@@ -57,9 +57,10 @@ template <class S> __device__ uint4 pack_state(float const (&from)[state_numbers
   return {words[0], words[1], words[2], words[3]};
 }
 
-/// Threads that the rows of a column go round: a thread has 4 to 16 rows.
+/// Threads that the rows of a column go round. Fewer make wider blocks of columns: for short columns, and where a
+/// head has an odd number of sixteen rows, whose widths are seldom a whole number of narrow blocks.
 constexpr int scan_groups(int head_k) {
-  return head_k <= 32 ? 4 : 16;
+  return head_k <= 16 ? 2 : head_k <= 32 ? 4 : head_k <= 112 && head_k % 32 != 0 ? 8 : 16;
 }
 inline constexpr int scan_max_threads = 256;
 
@@ -159,11 +160,7 @@ __global__ void __launch_bounds__(scan_max_threads,
       JET_UNROLL
       for (int r = 0; r < mine_rows; ++r) {
         i64 const at = i64{group + groups * r} * call.head_v + column;
-#if defined(JET_SCAN_PLAIN)
-        raw[r] = *reinterpret_cast<uint4 const*>(state + at);
-#else
         raw[r] = __ldcs(reinterpret_cast<uint4 const*>(state + at));
-#endif
       }
       JET_UNROLL
       for (int r = 0; r < mine_rows; ++r) {
@@ -313,11 +310,7 @@ __global__ void __launch_bounds__(scan_max_threads,
       JET_UNROLL
       for (int r = 0; r < mine_rows; ++r) {
         i64 const at = i64{group + groups * r} * call.head_v + column;
-#if defined(JET_SCAN_PLAIN)
-        *reinterpret_cast<uint4*>(state + at) = pack_state<S>(s[r]);
-#else
         __stcs(reinterpret_cast<uint4*>(state + at), pack_state<S>(s[r]));
-#endif
       }
     }
   }
@@ -427,13 +420,14 @@ __global__ void scan_any(ScanCall const __grid_constant__ call, int columns, int
   }
 }
 
-/// Blocks of a head that share a cluster: enough blocks to fill the device twice, if the head has so many.
+/// Blocks that share a head in a cluster: as many as leave room for all of them at once. Where there are more
+/// heads, waiting for each other costs more than it gives.
 inline int scan_cluster(i64 heads, int blocks, int multiprocessors) {
   if (!has_dependent_launch) {
     return 1;
   }
   int cluster = 1;
-  while (cluster * 2 <= std::min(blocks, 8) && heads * cluster < 8 * i64{multiprocessors}) {
+  while (cluster * 2 <= std::min(blocks, 8) && heads * cluster * 2 <= 3 * i64{multiprocessors}) {
     cluster *= 2;
   }
   return cluster;

@@ -279,8 +279,10 @@ class ConfigReader {
  private:
   /// Keeps products of two sizes within 64 bits.
   static constexpr i64 largest_size = i64{1} << 31;
-  /// Most keys of a section that describes a block.
+  /// Most keys of a section that describes a block, and most bytes of a text in it. A written section is named
+  /// after the kind, perhaps with a number.
   static constexpr std::size_t block_limit = 64;
+  static constexpr std::size_t block_text_limit = layer_name_limit - 16;
 
   static i64 checked_size(i64 value, std::string_view key, std::string_view where) {
     JET_CHECK(value >= 1 && value <= largest_size, where, ": ", key, ": expected 1 to ", largest_size, ", found ",
@@ -543,7 +545,7 @@ class ConfigReader {
   }
 
   static std::string const& short_text(std::string const& text, std::string const& where) {
-    JET_CHECK(text.size() <= layer_name_limit, where, ": expected a text of at most ", layer_name_limit,
+    JET_CHECK(text.size() <= block_text_limit, where, ": expected a text of at most ", block_text_limit,
               " bytes, found ", text.size());
     return text;
   }
@@ -557,6 +559,7 @@ class ConfigReader {
     JET_CHECK(section->size() <= block_limit, path, ": expected at most ", block_limit, " keys, found ",
               section->size());
     BlockDescription block{short_text(get_string(*section, "kind", path), path + ": kind")};
+    JET_CHECK(block.kind != "none", path, ": kind: \"none\" says that there is no block, and has no section");
     for (auto const& [key, value] : section->get_ref<Json::object_t const&>()) {
       if (key == "kind") {
         continue;
