@@ -18,6 +18,7 @@
 #include <jet/jet.hpp>
 #include <jet/text/progress.hpp>
 
+#include "dispatch.hpp"
 #include "generate_models.hpp"
 #if defined(JET_EXAMPLE_TOKENIZER)
 #include "generate_text.hpp"
@@ -123,33 +124,15 @@ template <class Model> void run_on_cuda(Options const& options) {
 #endif
 }
 
-/// Runs the first of the types that the checkpoint's config.json agrees with.
-template <class... Models> void dispatch(Options const& options) {
-  auto const file = options.model / "config.json";
-  auto const description = jet::read_config(jet::load_json(file), file.string());
-  bool found = false;
-  std::string differences;
-  auto const attempt = [&]<class Model>() {
-    if (found) {
-      return;
-    }
-    auto const lines = jet::compare<Model>(description);
-    if (!lines.empty()) {
-      differences += jet::concat("\n  ", lines.front(), lines.size() > 1 ? " ..." : "");
-      return;
-    }
-    found = true;
-    if (options.backend_name == "cuda") {
-      run_on_cuda<Model>(options);
-    } else if (options.precision == "bf16-weights") {
-      run<Model, jet::Cpu<jet::precision::bf16_weights>>(options);
-    } else {
-      run<Model, jet::Cpu<jet::precision::bf16>>(options);
-    }
-  };
-  (attempt.template operator()<Models>(), ...);
-  JET_CHECK(found, file.string(),
-            ": no model type of this program agrees with it; the first difference of each:", differences);
+/// On the backend and in the precision that were asked for.
+template <class Model> void run_as_asked(Options const& options) {
+  if (options.backend_name == "cuda") {
+    run_on_cuda<Model>(options);
+  } else if (options.precision == "bf16-weights") {
+    run<Model, jet::Cpu<jet::precision::bf16_weights>>(options);
+  } else {
+    run<Model, jet::Cpu<jet::precision::bf16>>(options);
+  }
 }
 
 }  // namespace
@@ -186,7 +169,8 @@ int main(int argc, char** argv) {
     JET_CHECK(!options.prompt.empty() || !options.chat.empty() || !options.prompt_ids.empty(),
               "give --prompt, --chat or --prompt-ids");
     dispatch<TinyJet, jet::SmolLM2_135M, jet::SmolLM2_360M, jet::Qwen2_5_0_5B, jet::Qwen2_5_1_5B, jet::Qwen3_0_6B,
-             jet::Llama3_2_1B, jet::JetNemotron2B>(options);
+             jet::Llama3_2_1B, jet::JetNemotron2B>(options.model,
+                                                   [&]<class Model>() { run_as_asked<Model>(options); });
   } catch (std::exception const& e) {
     std::fprintf(stderr, "%s\n", e.what());
     return 1;

@@ -26,6 +26,7 @@
 #include <jet/text/scoring_text.hpp>
 #endif
 
+#include "dispatch.hpp"
 #include "tiny_model.hpp"
 
 // What score runs on a GPU when built with JET_CUDA (score.cu): floats throughout, or bf16 weights and activations.
@@ -141,39 +142,21 @@ template <class Model, class B> void run(Options const& options, jet::ScoreToken
   }
 }
 
-/// Runs the first of the types that the checkpoint's config.json agrees with.
-template <class... Models> void dispatch(Options const& options, jet::ScoreTokens const& tokens) {
-  auto const file = options.model / "config.json";
-  auto const description = jet::read_config(jet::load_json(file), file.string());
-  bool found = false;
-  std::string differences;
-  auto const attempt = [&]<class Model>() {
-    if (found) {
-      return;
-    }
-    auto const lines = jet::compare<Model>(description);
-    if (!lines.empty()) {
-      differences += jet::concat("\n  ", lines.front(), lines.size() > 1 ? " ..." : "");
-      return;
-    }
-    found = true;
-    bool const floats = options.precision == "bf16-weights";
-    if (options.backend_name == "cuda") {
-      if constexpr (on_cuda<Model>) {
-        return floats ? run<Model, CudaF32>(options, tokens) : run<Model, CudaBf16>(options, tokens);
-      } else {
-        jet::fail("option --backend cuda: this program was built without CUDA, or without this model for it");
-      }
-    }
-    if (floats) {
-      run<Model, jet::Cpu<jet::precision::bf16_weights>>(options, tokens);
+/// On the backend and in the precision that were asked for.
+template <class Model> void run_as_asked(Options const& options, jet::ScoreTokens const& tokens) {
+  bool const floats = options.precision == "bf16-weights";
+  if (options.backend_name == "cuda") {
+    if constexpr (on_cuda<Model>) {
+      return floats ? run<Model, CudaF32>(options, tokens) : run<Model, CudaBf16>(options, tokens);
     } else {
-      run<Model, jet::Cpu<jet::precision::bf16>>(options, tokens);
+      jet::fail("option --backend cuda: this program was built without CUDA, or without this model for it");
     }
-  };
-  (attempt.template operator()<Models>(), ...);
-  JET_CHECK(found, file.string(),
-            ": no model type of this program agrees with it; the first difference of each:", differences);
+  }
+  if (floats) {
+    run<Model, jet::Cpu<jet::precision::bf16_weights>>(options, tokens);
+  } else {
+    run<Model, jet::Cpu<jet::precision::bf16>>(options, tokens);
+  }
 }
 
 }  // namespace
@@ -217,7 +200,8 @@ int main(int argc, char** argv) {
       return 0;
     }
     dispatch<TinyJet, jet::SmolLM2_135M, jet::SmolLM2_360M, jet::Qwen2_5_0_5B, jet::Qwen2_5_1_5B, jet::Qwen3_0_6B,
-             jet::Llama3_2_1B, jet::JetNemotron2B>(options, tokens);
+             jet::Llama3_2_1B, jet::JetNemotron2B>(options.model,
+                                                   [&]<class Model>() { run_as_asked<Model>(options, tokens); });
   } catch (std::exception const& e) {
     std::fprintf(stderr, "%s\n", e.what());
     return 1;
