@@ -12,88 +12,16 @@
 
 #include <jet/cuda/attention.cuh>
 #include <jet/cuda/backend.cuh>
+#include <jet/cuda/rates.cuh>
+
+#include "device_timing.cuh"
 
 namespace {
 
+using device::fill;
+using device::seconds;
 using jet::i64;
 using jet::op::AttentionShape;
-
-__global__ void read_kernel(uint4 const* from, i64 n, unsigned* never) {
-  i64 const step = static_cast<i64>(gridDim.x) * blockDim.x;
-  unsigned sum = 0;
-  for (i64 i = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += 8 * step) {
-    uint4 v[8];
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      v[j] = i + j * step < n ? __ldcs(from + i + j * step) : uint4{};
-    }
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      sum += v[j].x ^ v[j].y ^ v[j].z ^ v[j].w;
-    }
-  }
-  if (sum == 0x12345u) {
-    *never = sum;
-  }
-}
-
-__global__ void fill_kernel(jet::bf16* to, i64 n) {
-  i64 const step = static_cast<i64>(gridDim.x) * blockDim.x;
-  for (i64 i = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step) {
-    unsigned const h = static_cast<unsigned>(i) * 2654435761u;
-    to[i] = jet::bf16(static_cast<float>(h >> 8) / 8388608.0f - 1.0f);
-  }
-}
-__global__ void fill_kernel(float* to, i64 n) {
-  i64 const step = static_cast<i64>(gridDim.x) * blockDim.x;
-  for (i64 i = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step) {
-    unsigned const h = static_cast<unsigned>(i + 77) * 2654435761u;
-    to[i] = static_cast<float>(h >> 8) / 8388608.0f - 1.0f;
-  }
-}
-
-// Seconds of one of `calls` calls of run(i), recorded into a graph.
-template <class Run> double seconds(cudaStream_t stream, int calls, int repeats, Run const& run) {
-  for (int i = 0; i < calls; ++i) {
-    run(i);
-  }
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  jet::cuda_check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "begin capture");
-  for (int i = 0; i < calls; ++i) {
-    run(i);
-  }
-  jet::cuda_check(cudaStreamEndCapture(stream, &graph), "end capture");
-  jet::cuda_check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
-  cudaEvent_t begin, end;
-  jet::cuda_check(cudaEventCreate(&begin), "event");
-  jet::cuda_check(cudaEventCreate(&end), "event");
-  std::vector<double> times;
-  for (int r = 0; r < repeats + 2; ++r) {
-    jet::cuda_check(cudaEventRecord(begin, stream), "record");
-    jet::cuda_check(cudaGraphLaunch(exec, stream), "launch");
-    jet::cuda_check(cudaEventRecord(end, stream), "record");
-    jet::cuda_check(cudaEventSynchronize(end), "wait");
-    float ms = 0;
-    jet::cuda_check(cudaEventElapsedTime(&ms, begin, end), "elapsed");
-    if (r >= 2) {
-      times.push_back(ms * 1e-3 / calls);
-    }
-  }
-  (void)cudaEventDestroy(begin);
-  (void)cudaEventDestroy(end);
-  (void)cudaGraphExecDestroy(exec);
-  (void)cudaGraphDestroy(graph);
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
-}
-
-template <class T> T* fill(jet::DeviceBuffer const& memory, cudaStream_t stream) {
-  T* const at = reinterpret_cast<T*>(memory.data());
-  fill_kernel<<<1024, 256, 0, stream>>>(at, memory.bytes() / i64{sizeof(T)});
-  jet::cuda_check(cudaGetLastError(), "fill");
-  return at;
-}
 
 double read_rate(cudaStream_t stream) {
   jet::DeviceBuffer const memory(i64{4} << 30);
@@ -102,9 +30,10 @@ double read_rate(cudaStream_t stream) {
   for (int const blocks : {132, 264, 528, 1056}) {
     for (int const threads : {256, 512, 1024}) {
       double const s = seconds(stream, 1, 5, [&](int) {
-        read_kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), 0, stream>>>(
-            reinterpret_cast<uint4 const*>(memory.data()), memory.bytes() / 16,
-            reinterpret_cast<unsigned*>(memory.data()));
+        jet::cuda::kernel::
+            read_all_kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), 0, stream>>>(
+                reinterpret_cast<uint4 const*>(memory.data()), memory.bytes() / 16,
+                reinterpret_cast<unsigned*>(memory.data()));
       });
       best = std::max(best, static_cast<double>(memory.bytes()) / s);
     }

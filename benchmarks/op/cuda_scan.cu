@@ -14,8 +14,12 @@
 #include <jet/cuda/gated_scan.cuh>
 #include <jet/cuda/short_conv.cuh>
 
+#include "device_timing.cuh"
+
 namespace {
 
+using device::fill;
+using device::seconds;
 using jet::i64;
 using jet::op::ScanShape;
 namespace kernel = jet::cuda::kernel;
@@ -36,56 +40,6 @@ template <int Unroll> __global__ void copy_kernel(uint4 const* from, uint4* to, 
     }
   }
 }
-template <class T> __global__ void fill_kernel(T* to, i64 n) {
-  i64 const step = static_cast<i64>(gridDim.x) * blockDim.x;
-  for (i64 i = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step) {
-    unsigned const h = static_cast<unsigned>(i + 77) * 2654435761u;
-    to[i] = T(static_cast<float>(h >> 8) / 8388608.0f - 1.0f);
-  }
-}
-
-// Seconds of one of `calls` calls of run(i), recorded into a graph.
-template <class Run> double seconds(cudaStream_t stream, int calls, int repeats, Run const& run) {
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  run(0);
-  jet::cuda_check(cudaStreamSynchronize(stream), "first call");
-  jet::cuda_check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "begin capture");
-  for (int i = 0; i < calls; ++i) {
-    run(i);
-  }
-  jet::cuda_check(cudaStreamEndCapture(stream, &graph), "end capture");
-  jet::cuda_check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
-  cudaEvent_t begin, end;
-  jet::cuda_check(cudaEventCreate(&begin), "event");
-  jet::cuda_check(cudaEventCreate(&end), "event");
-  std::vector<double> times;
-  for (int r = 0; r < repeats + 2; ++r) {
-    jet::cuda_check(cudaEventRecord(begin, stream), "record");
-    jet::cuda_check(cudaGraphLaunch(exec, stream), "launch");
-    jet::cuda_check(cudaEventRecord(end, stream), "record");
-    jet::cuda_check(cudaEventSynchronize(end), "wait");
-    float ms = 0;
-    jet::cuda_check(cudaEventElapsedTime(&ms, begin, end), "elapsed");
-    if (r >= 2) {
-      times.push_back(ms * 1e-3 / calls);
-    }
-  }
-  (void)cudaEventDestroy(begin);
-  (void)cudaEventDestroy(end);
-  (void)cudaGraphExecDestroy(exec);
-  (void)cudaGraphDestroy(graph);
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
-}
-
-template <class T> T* fill(jet::DeviceBuffer const& memory, cudaStream_t stream) {
-  T* const at = reinterpret_cast<T*>(memory.data());
-  fill_kernel<T><<<1024, 256, 0, stream>>>(at, memory.bytes() / i64{sizeof(T)});
-  jet::cuda_check(cudaGetLastError(), "fill");
-  return at;
-}
-
 double copy_rate = 0;  // bytes read and written a second
 
 void measure_copy(cudaStream_t stream) {
