@@ -18,10 +18,10 @@ inline constexpr bool has_bulk_copies = true;
 inline constexpr bool has_bulk_copies = false;
 #endif
 
-/// One thread prepares a barrier in shared memory that counts one arrival, and a block barrier follows.
-__device__ inline void barrier_init(std::uint64_t* barrier) {
+/// One thread prepares a barrier in shared memory whose phases take so many arrivals, and a block barrier follows.
+__device__ inline void barrier_init(std::uint64_t* barrier, int arrivals = 1) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 #endif
 }
@@ -30,6 +30,12 @@ __device__ inline void barrier_expect(std::uint64_t* barrier, int bytes) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
                : "memory");
+#endif
+}
+/// An arrival without bytes: what this thread has read or written before is done when the phase completes.
+__device__ inline void barrier_arrive(std::uint64_t* barrier) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 #endif
 }
 /// Waits until the phase of that parity (0 for the first) is complete.
@@ -55,6 +61,27 @@ __device__ inline void copy_bulk(void* to, void const* from, int bytes, std::uin
                    shared_address(to)),
                "l"(from), "r"(bytes), "r"(shared_address(barrier))
                : "memory");
+#endif
+}
+/// Queues a copy back to global memory; all three are multiples of 16. Before it: async_proxy_fence (cuda/wgmma.cuh)
+/// by the writers and a barrier; after it, by the same thread and before the block ends: finish_bulk_stores.
+__device__ inline void store_bulk(void* to, void const* from, int bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(shared_address(from)),
+               "r"(bytes)
+               : "memory");
+#endif
+}
+__device__ inline void finish_bulk_stores() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+#endif
+}
+/// An arrival of one of the barrier's count, when this thread's copies (cuda/copy_async.cuh) queued so far are done.
+__device__ inline void copy_async_arrive(std::uint64_t* barrier) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
 #endif
 }
 
