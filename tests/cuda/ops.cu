@@ -15,49 +15,39 @@
 #include <jet/cuda/sample.cuh>
 #include <jet/cuda/swiglu.cuh>
 
+#include <jet/testing/compare.hpp>
+#include <jet/testing/op_cases.hpp>
+
 #include "check.hpp"
-#include "op_cases.hpp"
+#include "ops_cpu.hpp"
 
 namespace {
 
-using namespace cuda_tests;
-
-double relative_rms(std::vector<double> const& x, std::vector<double> const& want) {
-  double difference = 0;
-  double size = 0;
-  for (std::size_t i = 0; i < want.size(); ++i) {
-    difference += (x[i] - want[i]) * (x[i] - want[i]);
-    size += want[i] * want[i];
-  }
-  return size == 0 && difference == 0 ? 0 : std::sqrt(difference / size);
-}
-
-double bound_of(Result const& r) {
-  switch (r.stored) {
-    case DType::bf16:
-      // both sides round; where they fall apart, by one step. Many rows of swiglu_linears are rounded once more.
-      return r.name.starts_with("swiglu_linears") ? 6e-3 : 2e-3;
-    case DType::f32: return std::max(3e-7, 2e-6 * std::sqrt(static_cast<double>(r.terms)) / 32);
-    default: return 0;
-  }
-}
+using jet::DType;
+using jet::i64;
+using jet::Precision;
+using jet::Slot;
+using jet::reference::Matrix;
+using jet::testing::Activation;
+using jet::testing::decode_batch;
+using jet::testing::normal;
+using jet::testing::OpResult;
 
 template <Precision P> void against_the_cpu() {
   jet::Cuda<P> backend;
-  Cases<jet::Cuda<P>> cases(backend);
+  jet::testing::OpCases<jet::Cuda<P>> cases(backend);
   cases.all();
-  std::vector<Result> const want = results_on_cpu(P);
+  std::vector<OpResult> const want = results_on_cpu(P);
   expect(cases.results.size() == want.size(), "as many results as on the CPU");
   std::map<std::string, double> worst;  // of an op, as a share of its bound
   for (std::size_t i = 0; i < want.size() && i < cases.results.size(); ++i) {
-    Result const& got = cases.results[i];
+    OpResult const& got = cases.results[i];
     bool const same = got.name == want[i].name && got.values.size() == want[i].values.size();
-    double const error = same ? relative_rms(got.values, want[i].values) : HUGE_VAL;
-    double const bound = bound_of(want[i]);
+    double const error = same ? jet::reference::relative_rms(got.values, want[i].values) : HUGE_VAL;
+    double const bound = want[i].bound();
     expect(error <= bound, jet::concat(got.name, " (", jet::name_of(P.act), " policy): relative error ",
                                        error * 1e6, "e-6, allowed ", bound * 1e6, "e-6"));
-    std::string const op =
-        got.name.substr(0, got.name.find(' ')) + ", stored " + std::string(name_of(want[i].stored));
+    std::string const op = got.op() + ", stored " + std::string(jet::name_of(want[i].stored));
     double& entry = worst[op];
     entry = bound > 0 ? std::max(entry, error / bound) : entry;
   }
@@ -75,7 +65,7 @@ template <Precision P> void rows_do_not_depend_on_rows(bool batch_invariant, i64
   auto const product = [&](Matrix const& input) {
     Activation<jet::Cuda<P>> const from(backend, input, in);
     Activation<jet::Cuda<P>> const y(backend, input.rows, n, P.acc);
-    jet::testing::run_planned(backend, steps(input.rows), [&](auto& ctx) {
+    jet::testing::run_planned(backend, decode_batch(input.rows), [&](auto& ctx) {
       ctx.run(jet::op::Linear{}, w.slot({n, k}), b.slot({n}), from.view(), y.view());
     });
     return y.values();

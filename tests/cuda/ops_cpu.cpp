@@ -1,19 +1,19 @@
 // The oracle of ops.cu.
-#include <jet/cpu/cpu.hpp>
+#include "ops_cpu.hpp"
 
-#include "op_cases.hpp"
+#include <jet/cpu/cpu.hpp>
 
 namespace {
 
-template <jet::Precision P> std::vector<cuda_tests::Result> results() {
+template <jet::Precision P> std::vector<jet::testing::OpResult> results() {
   jet::Cpu<P> backend;
-  cuda_tests::Cases<jet::Cpu<P>> cases(backend);
+  jet::testing::OpCases<jet::Cpu<P>> cases(backend);
   cases.all();
   return cases.results;
 }
 
 }  // namespace
 
-std::vector<cuda_tests::Result> cuda_tests::results_on_cpu(Precision const& p) {
+std::vector<jet::testing::OpResult> results_on_cpu(jet::Precision const& p) {
   return p == jet::precision::f32 ? results<jet::precision::f32>() : results<jet::precision::bf16>();
 }
