@@ -18,6 +18,24 @@ using jet::testing::HarnessOptions;
 using jet::testing::state_distance;
 using jet::testing::StateValues;
 
+inline Vector flat(jet::reference::ScanState const& state) {
+  Vector all;
+  for (Matrix const& head : state) {
+    all.insert(all.end(), head.data.begin(), head.data.end());
+  }
+  return all;
+}
+// What a saved convolution state holds: all but the oldest of `columns` [channels, taps], oldest first.
+inline Vector newest(Matrix const& columns) {
+  Vector rows;
+  for (i64 i = 1; i < columns.cols; ++i) {
+    for (i64 c = 0; c < columns.rows; ++c) {
+      rows.push_back(columns.at(c, i));
+    }
+  }
+  return rows;
+}
+
 // Reference<M>(harness) holds the harness's parameters; `forward(x)` continues its one sequence; `state()` is what
 // harness.state(slot) should be, row for row.
 template <class M> class Reference;
@@ -103,18 +121,7 @@ template <jet::JetBlockConfig C> class Reference<jet::JetBlock<C>> {
                                                 .norm_eps = C.norm_eps};
     return jet::reference::jet_block(params_, config, state_, x);
   }
-  std::vector<Vector> state() const {
-    Vector recurrent, conv;
-    for (Matrix const& head : state_.recurrent) {
-      recurrent.insert(recurrent.end(), head.data.begin(), head.data.end());
-    }
-    for (i64 i = 1; i < C.conv; ++i) {
-      for (i64 c = 0; c < C.value_dim(); ++c) {
-        conv.push_back(state_.conv.at(c, i));
-      }
-    }
-    return {recurrent, conv};
-  }
+  std::vector<Vector> state() const { return {flat(state_.recurrent), newest(state_.conv)}; }
 
  private:
   jet::reference::JetBlockParams params_;

@@ -16,23 +16,6 @@
 
 namespace tests {
 
-inline Vector flat(jet::reference::ScanState const& state) {
-  Vector all;
-  for (Matrix const& head : state) {
-    all.insert(all.end(), head.data.begin(), head.data.end());
-  }
-  return all;
-}
-// What a saved convolution state holds: all but the oldest of `columns` [channels, taps], oldest first.
-inline Vector newest(Matrix const& columns) {
-  Vector rows;
-  for (i64 i = 1; i < columns.cols; ++i) {
-    for (i64 c = 0; c < columns.rows; ++c) {
-      rows.push_back(columns.at(c, i));
-    }
-  }
-  return rows;
-}
 // The rows of a layer with one state and, with taps, three convolutions.
 template <class S> std::vector<Vector> state_rows(S const& state, i64 taps) {
   std::vector<Vector> rows{flat(state.recurrent)};

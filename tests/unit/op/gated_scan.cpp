@@ -199,6 +199,33 @@ TEST_CASE_TEMPLATE("gates 0 and -100", B, F64, F32) {
   }
 }
 
+// After sums of -2000 float has lost gates of -0.02, yet rows written since then decay by them alone.
+template <class B, Decay D, Update U> void weak_after_complete() {
+  for_isas<B>([](B& backend) {
+    constexpr ScanShape C{2, 12, 10, D, U};
+    Inputs in = inputs<C>(200, 15, B::precision.acc, 0.02);
+    for (std::size_t i = 0; i < in.g.data.size(); i += 11) {
+      in.g.data[i] = -2000;
+    }
+    State<C, B> const state(backend);
+    reference::ScanState history;
+    CHECK(relative_rms(scan<C>(backend, in, state.slot()), expected<C>(in, history)) <=
+          tolerance(B::precision, Check::op));
+    CHECK(relative_rms(state.values(), joined(history)) <= tolerance(B::precision, Check::op));
+  });
+}
+TEST_CASE_TEMPLATE("weak gates after complete ones", B, F64, F32) {
+  SUBCASE("head, delta") {
+    weak_after_complete<B, Decay::head, Update::delta>();
+  }
+  SUBCASE("channel, delta") {
+    weak_after_complete<B, Decay::channel, Update::delta>();
+  }
+  SUBCASE("channel, additive") {
+    weak_after_complete<B, Decay::channel, Update::additive>();
+  }
+}
+
 TEST_CASE_TEMPLATE("beta 0 writes nothing, beta 1 recalls exactly", B, F64, F32) {
   constexpr i64 dk = 80, dv = 7;
   constexpr ScanShape C{1, dk, dv, Decay::none, Update::delta};

@@ -1,6 +1,6 @@
 /// \file
 /// Backward of the scan on the CPU. A task is one head of one sequence; its chunks of 64 go in reverse, each from
-/// the state that the forward saved at its start. With the letters of cpu/gated_scan.hpp, dO and dS' the gradients
+/// the state that the forward saved at its start. With the letters of cpu/scan.hpp, dO and dS' the gradients
 /// of the chunk's outputs and of the state after it, M = stril(K K^T * D), P = scale tril(Q K^T * D):
 ///   recomputed: (I + M diag(beta)) E = V - diag(e^gamma) K S ;  U = diag(beta) E
 ///   dU = P^T dO + diag(e^(gamma_C - gamma)) K dS' ;  (I + diag(beta) M)^T X = dU ;  dV = diag(beta) X
@@ -12,15 +12,16 @@
 ///   dg_j = sum_i>=j dgamma_i
 /// (Gated DeltaNet, arXiv 2412.06464; the adjoint solve X replaces the derivative of the inverse). An additive
 /// update has E = V, X = dU and neither Y nor dK_read. With a decay per channel all decays multiply element by
-/// element, and the products with a C x C matrix are plain loops over pairs of rows.
+/// element, and the products with a C x C matrix go token by token, as the recurrence does.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 
 #include <jet/core/saved.hpp>
-#include <jet/cpu/gated_scan.hpp>
 #include <jet/cpu/rows.hpp>
+#include <jet/cpu/scan.hpp>
 #include <jet/op/gated_scan.hpp>
 
 JET_NAMESPACE_BEGIN
@@ -39,11 +40,7 @@ template <class T> struct ScanGradientRows {
 
 /// Scratch of a worker.
 template <class T, op::ScanShape C> struct ScanBackwardScratch {
-  static constexpr i64 n = scan_chunk;
-  static constexpr i64 decay_n = C.decay == op::Decay::channel ? n * C.head_k : 0;
-  static constexpr i64 anchored_n = (scan_block + n) * C.head_k;
-  static constexpr i64 size = C.head_k * C.head_v + 4 * n * C.head_v + 3 * n * C.head_k + 4 * n * n + 2 * decay_n +
-                              2 * C.head_k + anchored_n;
+  ScanScratch<T, C, false> forward;
   T* d_state;  // [head_k, head_v]
   T* e;        // [n, head_v] each
   T* u;
@@ -52,51 +49,69 @@ template <class T, op::ScanShape C> struct ScanBackwardScratch {
   T* decayed;   // [n, head_k] each
   T* write;
   T* read;
-  T* m;  // [n, n] each
+  T* m;  // [n, n] each; this one is -M
   T* p;
   T* dn;
   T* y;
-  T* gamma;  // [n, head_k] each, vector decays only
-  T* rest;
+  T* since;          // [n, decays]: e^gamma
+  T* rest;           // [n, decays]: e^(gamma_C - gamma)
   T* state_product;  // [head_k]: <S', dS'> by row
   T* sum;            // [head_k]
-  T* anchored;
 
-  explicit ScanBackwardScratch(T* memory) {
-    auto take = [&](i64 count) {
-      T* const at = memory;
-      memory += count;
-      return at;
-    };
-    d_state = take(C.head_k * C.head_v);
-    e = take(n * C.head_v);
-    u = take(n * C.head_v);
-    x = take(n * C.head_v);
-    weighted = take(n * C.head_v);
-    decayed = take(n * C.head_k);
-    write = take(n * C.head_k);
-    read = take(n * C.head_k);
-    m = take(n * n);
-    p = take(n * n);
-    dn = take(n * n);
-    y = take(n * n);
-    gamma = take(decay_n);
-    rest = take(decay_n);
-    state_product = take(C.head_k);
-    sum = take(C.head_k);
-    anchored = take(anchored_n);
+  template <class F> void fields(F const& f) {
+    constexpr i64 n = scan_chunk;
+    forward.fields(f);
+    f(d_state, C.head_k * C.head_v);
+    for (T** const rows : {&e, &u, &x, &weighted}) {
+      f(*rows, n * C.head_v);
+    }
+    for (T** const rows : {&decayed, &write, &read}) {
+      f(*rows, n * C.head_k);
+    }
+    for (T** const square : {&m, &p, &dn, &y}) {
+      f(*square, n * n);
+    }
+    f(since, n * scan_decays<C>);
+    f(rest, n * scan_decays<C>);
+    f(state_product, C.head_k);
+    f(sum, C.head_k);
   }
 };
 
+/// Forms m.since and m.rest. gamma [n] are the sums of decays per head; m.forward.step holds e^g per channel.
+template <op::ScanShape C, class T>
+void scan_decays_of(KernelTable<T> const& k, i64 n, double const* gamma, ScanBackwardScratch<T, C> const& m) {
+  if constexpr (C.decay == op::Decay::head) {
+    for (i64 i = 0; i < n; ++i) {
+      m.since[i] = static_cast<T>(gamma[i]);
+      m.rest[i] = static_cast<T>(gamma[n - 1] - gamma[i]);
+    }
+    k.exp(n, m.since, m.since);
+    k.exp(n, m.rest, m.rest);
+  } else if constexpr (C.decay == op::Decay::channel) {
+    constexpr i64 dk = C.head_k;
+    T const* const step = m.forward.step;
+    std::copy_n(step, dk, m.since);
+    std::fill_n(m.rest + (n - 1) * dk, dk, T{1});
+    for (i64 i = 1; i < n; ++i) {
+      k.mul_scale(dk, T{1}, m.since + (i - 1) * dk, step + i * dk, m.since + i * dk);
+      i64 const j = n - 1 - i;
+      k.mul_scale(dk, T{1}, m.rest + (j + 1) * dk, step + (j + 1) * dk, m.rest + j * dk);
+    }
+  }
+}
+
 /// Zeroes what lies above the diagonal, and the diagonal itself if `strict`; with a decay per head multiplies by D.
 template <op::ScanShape C, class T>
-void scan_lower(i64 n, bool strict, bool decayed, ScanSum<T, C> const* gamma, T* a) {
+void scan_lower(KernelTable<T> const& k, i64 n, bool strict, double const* gamma, T* row_of_d, T* a) {
   for (i64 i = 0; i < n; ++i) {
     T* const row = a + i * scan_chunk;
     if constexpr (C.decay == op::Decay::head) {
-      for (i64 j = 0; decayed && j <= i; ++j) {
-        row[j] *= std::exp(static_cast<T>(gamma[i] - gamma[j]));
+      for (i64 j = 0; j <= i; ++j) {
+        row_of_d[j] = static_cast<T>(gamma[i] - gamma[j]);
       }
+      k.exp(i + 1, row_of_d, row_of_d);
+      k.mul_scale(i + 1, T{1}, row, row_of_d, row);
     }
     std::fill(row + i + (strict ? 0 : 1), row + n, T{0});
   }
@@ -106,17 +121,18 @@ void scan_lower(i64 n, bool strict, bool decayed, ScanSum<T, C> const* gamma, T*
 /// channel.
 template <op::ScanShape C, class T>
 void scan_left(KernelTable<T> const& k, i64 n, T factor, T const* a, T const* rows, i64 stride,
-               ScanSum<T, C> const* gamma, T* out, i64 out_stride) {
+               ScanScratch<T, C, false> const& m, T* out, i64 out_stride) {
+  constexpr i64 dk = C.head_k;
   if constexpr (C.decay != op::Decay::channel) {
-    k.gemm_nn[0]({n, C.head_k, n, a, scan_chunk, 1, rows, stride, out, out_stride, factor, T{1}});
+    k.gemm_nn[0]({n, dk, n, a, scan_chunk, 1, rows, stride, out, out_stride, factor, T{1}});
   } else {
     for (i64 i = 0; i < n; ++i) {
-      for (i64 j = 0; j <= i; ++j) {
-        for (i64 d = 0; d < C.head_k; ++d) {
-          out[i * out_stride + d] += factor * a[i * scan_chunk + j] * rows[j * stride + d] *
-                                     std::exp(gamma[i * C.head_k + d] - gamma[j * C.head_k + d]);
-        }
+      for (i64 j = 0; j < i; ++j) {
+        k.mul_scale(dk, T{1}, m.left + j * dk, m.step + i * dk, m.left + j * dk);
       }
+      std::copy_n(rows + i * stride, dk, m.left + i * dk);
+      T* const to = out + i * out_stride;
+      k.gemm_nn[0]({1, dk, i + 1, a + i * scan_chunk, scan_chunk, 1, m.left, dk, to, out_stride, factor, T{1}});
     }
   }
 }
@@ -124,33 +140,33 @@ void scan_left(KernelTable<T> const& k, i64 n, T factor, T const* a, T const* ro
 /// out_j += factor sum_i>=j a_ij rows_i e^(gamma_i - gamma_j)
 template <op::ScanShape C, class T>
 void scan_right(KernelTable<T> const& k, i64 n, T factor, T const* a, T const* rows, i64 stride,
-                ScanSum<T, C> const* gamma, T* out, i64 out_stride) {
+                ScanScratch<T, C, false> const& m, T* out, i64 out_stride) {
+  constexpr i64 dk = C.head_k;
   if constexpr (C.decay != op::Decay::channel) {
-    k.gemm_nn[0]({n, C.head_k, n, a, 1, scan_chunk, rows, stride, out, out_stride, factor, T{1}});
+    k.gemm_nn[0]({n, dk, n, a, 1, scan_chunk, rows, stride, out, out_stride, factor, T{1}});
   } else {
-    for (i64 j = 0; j < n; ++j) {
-      for (i64 i = j; i < n; ++i) {
-        for (i64 d = 0; d < C.head_k; ++d) {
-          out[j * out_stride + d] += factor * a[i * scan_chunk + j] * rows[i * stride + d] *
-                                     std::exp(gamma[i * C.head_k + d] - gamma[j * C.head_k + d]);
-        }
+    for (i64 j = n - 1; j >= 0; --j) {
+      for (i64 i = j + 1; i < n; ++i) {
+        k.mul_scale(dk, T{1}, m.left + i * dk, m.step + (j + 1) * dk, m.left + i * dk);
       }
+      std::copy_n(rows + j * stride, dk, m.left + j * dk);
+      T* const to = out + j * out_stride;
+      k.gemm_nn[0](
+          {1, dk, n - j, a + j * scan_chunk + j, 1, scan_chunk, m.left + j * dk, dk, to, out_stride, factor, T{1}});
     }
   }
 }
 
-/// rows_i *= factor e^(gamma_i), in place.
+/// to_i = factor decays_i rows_i; `to` may be `rows`.
 template <op::ScanShape C, class T>
-void scan_decay(KernelTable<T> const& k, i64 n, T factor, ScanSum<T, C> const* gamma, T* rows, i64 stride) {
+void scan_decayed(KernelTable<T> const& k, i64 n, T factor, T const* rows, i64 stride, T const* decays, T* to,
+                  i64 to_stride) {
   for (i64 i = 0; i < n; ++i) {
-    T* const row = rows + i * stride;
     if constexpr (C.decay == op::Decay::channel) {
-      for (i64 d = 0; d < C.head_k; ++d) {
-        row[d] *= factor * std::exp(gamma[i * C.head_k + d]);
-      }
+      k.mul_scale(C.head_k, factor, rows + i * stride, decays + i * C.head_k, to + i * to_stride);
     } else {
-      k.scale(C.head_k, C.decay == op::Decay::head ? factor * std::exp(static_cast<T>(gamma[i])) : factor, row,
-              row);
+      k.scale(C.head_k, C.decay == op::Decay::head ? factor * decays[i] : factor, rows + i * stride,
+              to + i * to_stride);
     }
   }
 }
@@ -180,61 +196,68 @@ void scan_chunk_backward(KernelTable<T> const& k, ScanRows<T> const& r, ScanGrad
   constexpr i64 dk = C.head_k;
   constexpr i64 dv = C.head_v;
   constexpr i64 decays = scan_decays<C>;
+  constexpr i64 block = scan_block<C>;
   constexpr bool delta = C.update == op::Update::delta;
   auto const beta = [&](i64 i) { return r.beta != nullptr ? r.beta[i * r.beta_stride] : T{1}; };
 
-  ScanSum<T, C> sums[scan_chunk] = {}, rests[scan_chunk] = {};
-  ScanSum<T, C>* gamma = sums;
-  ScanSum<T, C>* rest = rests;  // gamma_C - gamma
-  if constexpr (C.decay == op::Decay::channel) {
-    gamma = m.gamma;
-    rest = m.rest;
+  // what the forward forms, with beta left to the solves below
+  double gamma[scan_chunk] = {};
+  ScanRows<T> plain = r;
+  plain.beta = nullptr;
+  scan_lay_out<C, false>(k, plain, n, scale, gamma, m.forward);
+  scan_decays_of<C>(k, n, gamma, m);
+  for (i64 i0 = 0; i0 < n; i0 += block) {
+    auto to = m.forward;
+    to.m = m.m + i0 * scan_chunk;
+    to.p = m.p + i0 * scan_chunk;
+    i64 const rows = std::min(block, n - i0);
+    scan_scores<C, false>(k, plain, i0, rows, scale, gamma, to);
+    for (i64 i = i0; i < i0 + rows; ++i) {
+      std::fill(m.m + i * scan_chunk + i, m.m + i * scan_chunk + n, T{0});
+      std::fill(m.p + i * scan_chunk + i + 1, m.p + i * scan_chunk + n, T{0});
+    }
   }
-  scan_sums<C>(r, n, gamma);
-  for (i64 i = 0; i < n * decays; ++i) {
-    rest[i] = gamma[(n - 1) * decays + i % std::max<i64>(decays, 1)] - gamma[i];
-  }
+  auto const decayed = [&](T factor, T const* rows, i64 stride, T const* decays) {
+    scan_decayed<C>(k, n, factor, rows, stride, decays, m.decayed, dk);
+  };
+  auto const lower = [&](bool strict, T* a) { scan_lower<C>(k, n, strict, gamma, m.forward.decay, a); };
 
   // E and U, by forward substitution over blocks of rows
   for (i64 i = 0; i < n; ++i) {
     std::copy_n(r.v + i * r.v_stride, dv, m.e + i * dv);
   }
   if constexpr (delta) {
-    scan_decayed<C>(k, n, T{1}, r.k, r.k_stride, gamma, m.decayed);
+    decayed(T{1}, r.k, r.k_stride, m.since);
     k.gemm_nn[0]({n, dv, dk, m.decayed, dk, 1, state, dv, m.e, dv, T{-1}, T{1}});
-    scan_product<C>(k, n, T{1}, r.k, r.k_stride, r.k, r.k_stride, gamma, m.anchored, m.m);
-    scan_lower<C>(n, true, false, gamma, m.m);
   }
-  for (i64 i0 = 0; i0 < n; i0 += scan_block) {
-    i64 const rows = std::min(scan_block, n - i0);
+  for (i64 i0 = 0; i0 < n; i0 += block) {
+    i64 const rows = std::min(block, n - i0);
     if (delta && i0 > 0) {
-      k.gemm_nn[0]({rows, dv, i0, m.m + i0 * scan_chunk, scan_chunk, 1, m.u, dv, m.e + i0 * dv, dv, T{-1}, T{1}});
+      k.gemm_nn[0]({rows, dv, i0, m.m + i0 * scan_chunk, scan_chunk, 1, m.u, dv, m.e + i0 * dv, dv, T{1}, T{1}});
     }
     for (i64 i = i0; i < i0 + rows; ++i) {
       for (i64 j = i0; delta && j < i; ++j) {
-        k.axpy(dv, -m.m[i * scan_chunk + j], m.u + j * dv, m.e + i * dv);
+        k.axpy(dv, m.m[i * scan_chunk + j], m.u + j * dv, m.e + i * dv);
       }
       k.scale(dv, beta(i), m.e + i * dv, m.u + i * dv);
     }
   }
 
   // dU
-  scan_product<C>(k, n, scale, r.q, r.q_stride, r.k, r.k_stride, gamma, m.anchored, m.p);
-  scan_lower<C>(n, false, false, gamma, m.p);
   k.gemm_nn[0]({n, dv, n, m.p, 1, scan_chunk, d.d_o, d.o_stride, m.x, dv, T{1}, T{0}});
-  scan_decayed<C>(k, n, T{1}, r.k, r.k_stride, rest, m.decayed);
+  decayed(T{1}, r.k, r.k_stride, m.rest);
   k.gemm_nn[0]({n, dv, dk, m.decayed, dk, 1, m.d_state, dv, m.x, dv, T{1}, T{1}});
 
   // X and dV, by backward substitution
-  for (i64 i0 = (n - 1) / scan_block * scan_block; i0 >= 0; i0 -= scan_block) {
-    i64 const after = std::min(n, i0 + scan_block);
+  for (i64 i0 = (n - 1) / block * block; i0 >= 0; i0 -= block) {
+    i64 const after = std::min(n, i0 + block);
     if (delta && after < n) {
       k.gemm_nn[0]({after - i0, dv, n - after, m.m + after * scan_chunk + i0, 1, scan_chunk,
-                    m.weighted + after * dv, dv, m.x + i0 * dv, dv, T{-1}, T{1}});
+                    m.weighted + after * dv, dv, m.x + i0 * dv, dv, T{1}, T{1}});
     }
     for (i64 i = after - 1; i >= i0; --i) {
       for (i64 j = i + 1; delta && j < after; ++j) {
-        k.axpy(dv, -m.m[j * scan_chunk + i], m.weighted + j * dv, m.x + i * dv);
+        k.axpy(dv, m.m[j * scan_chunk + i], m.weighted + j * dv, m.x + i * dv);
       }
       k.scale(dv, beta(i), m.x + i * dv, m.weighted + i * dv);
     }
@@ -248,30 +271,30 @@ void scan_chunk_backward(KernelTable<T> const& k, ScanRows<T> const& r, ScanGrad
 
   // dQ
   scan_outer<C>(k, n, n, d.d_o, d.o_stride, m.u, dv, m.dn, scan_chunk);
-  scan_lower<C>(n, false, true, gamma, m.dn);
+  lower(false, m.dn);
   scan_outer<C>(k, n, dk, d.d_o, d.o_stride, state, dv, d.q, d.q_stride);
-  scan_decay<C>(k, n, scale, gamma, d.q, d.q_stride);
-  scan_left<C>(k, n, scale, m.dn, r.k, r.k_stride, gamma, d.q, d.q_stride);
+  scan_decayed<C>(k, n, scale, d.q, d.q_stride, m.since, d.q, d.q_stride);
+  scan_left<C>(k, n, scale, m.dn, r.k, r.k_stride, m.forward, d.q, d.q_stride);
 
   // dK as what is written, and as what the state is read with
   scan_outer<C>(k, n, dk, m.u, dv, m.d_state, dv, m.write, dk);
-  scan_decay<C>(k, n, T{1}, rest, m.write, dk);
+  scan_decayed<C>(k, n, T{1}, m.write, dk, m.rest, m.write, dk);
   for (i64 c = 0; decays > 0 && c < dk; ++c) {  // <S', dS'> row by row, while `write` holds U dS'^T alone
-    T const last = std::exp(static_cast<T>(gamma[(n - 1) * decays + (decays > 1 ? c : 0)]));
+    T const last = m.since[(n - 1) * decays + (decays > 1 ? c : 0)];
     T product = last * k.dot(dv, state + c * dv, m.d_state + c * dv);
     for (i64 i = 0; i < n; ++i) {
       product += r.k[i * r.k_stride + c] * m.write[i * dk + c];
     }
     m.state_product[c] = product;
   }
-  scan_right<C>(k, n, scale, m.dn, r.q, r.q_stride, gamma, m.write, dk);
+  scan_right<C>(k, n, scale, m.dn, r.q, r.q_stride, m.forward, m.write, dk);
   if constexpr (delta) {
     scan_outer<C>(k, n, n, m.weighted, dv, m.u, dv, m.y, scan_chunk);
-    scan_lower<C>(n, true, true, gamma, m.y);
-    scan_right<C>(k, n, T{-1}, m.y, r.k, r.k_stride, gamma, m.write, dk);
+    lower(true, m.y);
+    scan_right<C>(k, n, T{-1}, m.y, r.k, r.k_stride, m.forward, m.write, dk);
     scan_outer<C>(k, n, dk, m.weighted, dv, state, dv, m.read, dk);
-    scan_decay<C>(k, n, T{-1}, gamma, m.read, dk);
-    scan_left<C>(k, n, T{-1}, m.y, r.k, r.k_stride, gamma, m.read, dk);
+    scan_decayed<C>(k, n, T{-1}, m.read, dk, m.since, m.read, dk);
+    scan_left<C>(k, n, T{-1}, m.y, r.k, r.k_stride, m.forward, m.read, dk);
   } else {
     std::fill_n(m.read, n * dk, T{0});
   }
@@ -305,16 +328,16 @@ void scan_chunk_backward(KernelTable<T> const& k, ScanRows<T> const& r, ScanGrad
   // dS
   T keep = 1;
   if constexpr (C.decay == op::Decay::head) {
-    keep = std::exp(static_cast<T>(gamma[n - 1]));
+    keep = m.since[n - 1];
   } else if constexpr (C.decay == op::Decay::channel) {
     for (i64 c = 0; c < dk; ++c) {
-      k.scale(dv, std::exp(gamma[(n - 1) * dk + c]), m.d_state + c * dv, m.d_state + c * dv);
+      k.scale(dv, m.since[(n - 1) * dk + c], m.d_state + c * dv, m.d_state + c * dv);
     }
   }
-  scan_decayed<C>(k, n, scale, r.q, r.q_stride, gamma, m.decayed);
+  decayed(scale, r.q, r.q_stride, m.since);
   k.gemm_nn[0]({dk, dv, n, m.decayed, 1, dk, d.d_o, d.o_stride, m.d_state, dv, T{1}, keep});
   if constexpr (delta) {
-    scan_decayed<C>(k, n, T{1}, r.k, r.k_stride, gamma, m.decayed);
+    decayed(T{1}, r.k, r.k_stride, m.since);
     k.gemm_nn[0]({dk, dv, n, m.decayed, 1, dk, m.weighted, dv, m.d_state, dv, T{-1}, T{1}});
   }
 }
@@ -325,7 +348,8 @@ template <op::ScanShape C> struct Kernel<op::Backward<op::GatedScan<C>>, tag::cp
   template <class B>
   static auto scratch(Context<B>& ctx, op::Backward<op::GatedScan<C>> const&, View const&, View const&, View const&,
                       View const&, View const&, View const&, View const&, op::ScanGradient const&) {
-    return cpu::worker_scratch(ctx, cpu::ScanBackwardScratch<cpu::scalar_of<B>, C>::size);
+    using T = cpu::scalar_of<B>;
+    return cpu::worker_scratch(ctx, cpu::carved<T>(cpu::ScanBackwardScratch<T, C>{}));
   }
   template <class B, class S>
   static void run(Context<B>& ctx, op::Backward<op::GatedScan<C>> const&, S const& memory, View const& q,
@@ -340,7 +364,8 @@ template <op::ScanShape C> struct Kernel<op::Backward<op::GatedScan<C>>, tag::cp
     ctx.backend().parallel(ctx.seqs() * C.heads, [&](i64 task, int worker) {
       Sequence const seq = ctx.sequence(task / C.heads);
       i64 const h = task % C.heads;
-      cpu::ScanBackwardScratch<T, C> const m(memory.of(worker));
+      cpu::ScanBackwardScratch<T, C> m;
+      cpu::carve(m, memory.of(worker));
       auto const state_of = [&](Slot const& slot) {
         return slot.as<T>() + seq.slot * slot.stride[0] + h * slot.stride[1];
       };
