@@ -10,9 +10,9 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <jet/bench/block_bench.hpp>
 #include <jet/io/hf_checkpoint.hpp>
 #include <jet/jet.hpp>
-#include <jet/bench/block_bench.hpp>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -32,7 +32,7 @@ BackendOptions backend;
 template <class Model, class B> std::shared_ptr<Weights<Model>> weights() {
   if constexpr (std::is_same_v<Model, SmolLM2_135M>) {
     if (!model_dir.empty()) {
-      return load_weights<Model>(model_dir, B::precision);
+      return load_weights<Model>(model_dir, B::precision, {.map = false});
     }
   }
   auto made = std::make_shared<Weights<Model>>();

@@ -1,8 +1,13 @@
 /// \file
-/// Attention on the CPU: tiles of 64 keys with an online softmax. A task is a block of queries of one kv head; the
-/// queries of its group go together, so that keys and values are read once. With few queries the keys are split
-/// into pieces of fixed length, merged afterwards: the result depends on the position, never on the number of
+/// Attention on the CPU: tiles of keys with an online softmax. A task is a block of queries of one kv head; the
+/// queries of its group go together, so that keys and values are read once, and a tile's keys are transposed, so
+/// that scores are a product of the same form as weighted values. With few queries the keys are read as they lie,
+/// split into pieces of fixed length, merged afterwards: the result depends on the position, never on the number of
 /// threads.
+///
+/// With bf16 activations, keys and values, where products of bf16 pairs are an instruction and a call has many
+/// queries, these and the exponentials of their scores, as inputs of products, are rounded to bf16; the latter are
+/// summed as rounded.
 #pragma once
 
 #include <algorithm>
@@ -16,8 +21,10 @@
 JET_NAMESPACE_BEGIN
 namespace cpu {
 
-inline constexpr i64 attention_rows = 64;     // query rows (tokens times group) of a task
-inline constexpr i64 attention_keys = 64;     // keys of a tile, more for few rows of queries
+inline constexpr i64 attention_rows = 64;     // query rows (tokens times group) that a tile of keys is shared by
+inline constexpr i64 attention_keys = 64;     // keys of such a tile
+inline constexpr i64 attention_block = 96;    // query rows of a task
+inline constexpr i64 attention_tile = 128;    // keys that a block's scores are formed with at once
 inline constexpr i64 attention_split = 1024;  // keys of a piece when there are few queries
 inline constexpr i64 attention_few = 1;       // tokens of a sequence that count as few
 
@@ -78,15 +85,135 @@ template <class T> struct AttentionPartial {
   T* out;  // [rows, head]
 };
 
-/// Attends query rows [rows, head] (already scaled; row r is token first + r / group) over positions [low, high).
+/// The keys of a tile, from position `at`, that row r (token first + r / group) sees: [begin, end) of n.
+struct VisibleKeys {
+  i64 begin, end;
+  static VisibleKeys of(Sequence const& seq, i64 window, i64 token, i64 at, i64 n) {
+    i64 const position = seq.position + token;
+    i64 const begin = std::clamp<i64>(window > 0 ? position - window + 1 - at : 0, 0, n);
+    return {begin, std::clamp<i64>(position + 1 - at, begin, n)};
+  }
+};
+
+/// The running maximum, sum and weighted values of row r, before a tile whose largest score is `largest`, are
+/// brought to the new maximum.
 template <class T>
-void attend(KernelTable<T> const& k, KeyValueRows const& keys, KeyValueRows const& values, i64 kv_head, i64 head,
-            i64 window, T const* q, i64 rows, i64 group, i64 first, i64 low, i64 high, T* scores,
-            AttentionPartial<T> const& p) {
-  T const none = -std::numeric_limits<T>::infinity();
-  std::fill_n(p.max, rows, none);
+void raise_max(KernelTable<T> const& k, AttentionPartial<T> const& p, i64 r, i64 head, T largest) {
+  if (!(largest > p.max[r])) {
+    return;
+  }
+  if (p.sum[r] != T{0}) {
+    T const keep = std::exp(p.max[r] - largest);
+    p.sum[r] *= keep;
+    k.scale(head, keep, p.out + r * head, p.out + r * head);
+  }
+  p.max[r] = largest;
+}
+
+template <class T> void clear(AttentionPartial<T> const& p, i64 rows, i64 head) {
+  std::fill_n(p.max, rows, -std::numeric_limits<T>::infinity());
   std::fill_n(p.sum, rows, T{0});
   std::fill_n(p.out, rows * head, T{0});
+}
+
+/// A block of queries that attend() takes: row r is token first + r / group of the sequence.
+struct AttentionBlockOf {
+  i64 rows, group, first;
+  i64 low, high;  // positions
+  i64 kv_head, head, window;
+};
+
+/// Tiles of keys for a block of rows. `q` [rows, head], scaled: T, or bf16 when `pairs`; `scores` has room for
+/// [rows, attention_tile], `packed` for [head, attention_tile].
+template <class T>
+void attend_block(KernelTable<T> const& k, KeyValueRows const& keys, KeyValueRows const& values,
+                  AttentionBlockOf const& block, bool pairs, T const* q, T* scores, T* packed,
+                  AttentionPartial<T> const& p) {
+  constexpr i64 tile = attention_tile;
+  i64 const rows = block.rows, head = block.head;
+  clear(p, rows, head);
+  int const key_type = storage_index(keys.fresh.dtype);
+  auto* const weights = static_cast<bf16*>(static_cast<void*>(scores));  // of pairs, at the start of each row
+  auto* const packed_pairs = static_cast<bf16*>(static_cast<void*>(packed));
+  for (i64 at = block.low; at < block.high;) {
+    auto const key_run = keys.at(at, block.kv_head, head);
+    auto const value_run = values.at(at, block.kv_head, head);
+    i64 const n = std::min({tile, block.high - at, key_run.count, value_run.count});
+    if (pairs) {
+      k.transpose[0](n, head / 2, key_run.data, key_run.stride / 2, packed, tile);
+      GemmPairs<T> s;
+      s.m = rows, s.n = n, s.pairs = head / 2;
+      s.a = static_cast<bf16 const*>(static_cast<void const*>(q)), s.lda = head;
+      s.b = packed_pairs, s.ldb = tile;
+      s.c = scores, s.ldc = tile;
+      k.gemm_pairs(s);
+    } else {
+      k.transpose[key_type](n, head, key_run.data, key_run.stride, packed, tile);
+      GemmNn<T> s;
+      s.m = rows, s.n = n, s.k = head;
+      s.a = q, s.a_row = head;
+      s.b = packed, s.ldb = tile;
+      s.c = scores, s.ldc = tile;
+      k.gemm_nn[0](s);
+    }
+    for (i64 r = 0; r < rows; ++r) {
+      T* const row = scores + r * tile;
+      bf16* const weight = weights + 2 * r * tile;
+      auto const [begin, end] = VisibleKeys::of(keys.seq, block.window, block.first + r / block.group, at, n);
+      if (begin < end) {
+        raise_max(k, p, r, head, k.max(end - begin, row + begin));
+        p.sum[r] += pairs ? k.exp_sum_bf16(end - begin, p.max[r], row + begin, weight + begin)
+                          : k.exp_sum(end - begin, p.max[r], row + begin, row + begin);
+      }
+      if (pairs) {
+        std::fill(weight, weight + begin, bf16{});
+        std::fill(weight + end, weight + n + n % 2, bf16{});
+      } else {
+        std::fill(row, row + begin, T{0});
+        std::fill(row + end, row + n, T{0});
+      }
+    }
+    if (pairs) {
+      auto const* const v = static_cast<bf16 const*>(static_cast<void const*>(value_run.data));
+      for (i64 i = 0; i < n; i += 2) {  // an odd last row beside itself, with a weight of zero
+        k.interleave(head, v + i * value_run.stride, v + std::min(i + 1, n - 1) * value_run.stride,
+                     packed_pairs + i * head);
+      }
+      GemmPairs<T> o;
+      o.m = rows, o.n = head, o.pairs = (n + 1) / 2;
+      o.a = weights, o.lda = 2 * tile;
+      o.b = packed_pairs, o.ldb = head;
+      o.c = p.out, o.ldc = head;
+      o.accumulate = true;
+      k.gemm_pairs(o);
+    } else {
+      GemmNn<T> o;
+      o.m = rows, o.n = head, o.k = n;
+      o.a = scores, o.a_row = tile;
+      o.b = value_run.data, o.ldb = value_run.stride;
+      o.c = p.out, o.ldc = head;
+      o.beta = 1;
+      if (values.fresh.dtype == dtype_of<T>) {
+        k.gemm_nn[0](o);
+      } else {
+        auto const* const v = static_cast<bf16 const*>(static_cast<void const*>(value_run.data));
+        for (i64 i = 0; i < n; ++i) {
+          k.from_bf16(head, v + i * value_run.stride, packed + i * head);
+        }
+        o.b = packed, o.ldb = head;
+        k.gemm_nn[0](o);
+      }
+    }
+    at += n;
+  }
+}
+
+/// Attends few query rows [rows, head] (scaled; row r is token r / group) over positions [low, high).
+template <class T>
+void attend(KernelTable<T> const& k, KeyValueRows const& keys, KeyValueRows const& values, i64 kv_head, i64 head,
+            i64 window, T const* q, i64 rows, i64 group, i64 low, i64 high, T* scores,
+            AttentionPartial<T> const& p) {
+  clear(p, rows, head);
   i64 tile = attention_keys;  // 64 to 512 keys, a power of two: pages of 512 cut no tile
   while (2 * tile * std::max<i64>(rows, 8) <= attention_rows * attention_keys) {
     tile *= 2;
@@ -110,21 +237,13 @@ void attend(KernelTable<T> const& k, KeyValueRows const& keys, KeyValueRows cons
     k.gemm_nt[0][key_type][0](s);
     for (i64 r = 0; r < rows; ++r) {
       T* const row = scores + r * tile;
-      i64 const position = keys.seq.position + first + r / group;
-      i64 const begin = std::clamp<i64>(window > 0 ? position - window + 1 - at : 0, 0, n);
-      i64 const end = std::clamp<i64>(position + 1 - at, begin, n);
+      auto const [begin, end] = VisibleKeys::of(keys.seq, window, r / group, at, n);
       std::fill(row, row + begin, T{0});
       std::fill(row + end, row + n, T{0});
-      if (begin == end) {
-        continue;
+      if (begin < end) {
+        raise_max(k, p, r, head, k.max(end - begin, row + begin));
+        p.sum[r] += k.exp_sum(end - begin, p.max[r], row + begin, row + begin);
       }
-      T const top = std::max(p.max[r], k.max(end - begin, row + begin));
-      T const keep = p.max[r] == none ? T{0} : std::exp(p.max[r] - top);
-      p.sum[r] = p.sum[r] * keep + k.exp_sum(end - begin, top, row + begin, row + begin);
-      if (keep != T{1} && p.max[r] != none) {
-        k.scale(head, keep, p.out + r * head, p.out + r * head);
-      }
-      p.max[r] = top;
     }
     if (at + n < high) {
       prefetch_rows(keys.at(at + n, kv_head, head), std::min<i64>(32, high - at - n),
@@ -150,13 +269,15 @@ void attend(KernelTable<T> const& k, KeyValueRows const& keys, KeyValueRows cons
 
 template <op::AttentionShape C> struct Kernel<op::Attention<C>, tag::cpu> {
   static constexpr i64 group = C.heads / C.kv_heads;
-  static constexpr i64 block = std::max<i64>(1, cpu::attention_rows / group);  // tokens of a task
+  static constexpr i64 block = std::max<i64>(1, cpu::attention_block / group);  // tokens of a task
   static constexpr i64 rows = block * group;
-  static constexpr i64 scores_size = std::max(rows, cpu::attention_rows) * cpu::attention_keys;
+  static constexpr i64 scores_size =
+      std::max<i64>(cpu::attention_tile * rows, cpu::attention_keys* cpu::attention_rows);
+  static constexpr i64 packed_size = C.head * cpu::attention_tile;
 
   template <class T> struct Memory {
     View key, value;                // the call's keys and values at the kv dtype
-    cpu::WorkerScratch<T> workers;  // q, scores, partial
+    cpu::WorkerScratch<T> workers;  // q, scores, packed, partial
     T* pieces = nullptr;            // partials of split sequences: [task][max, sum, out]
   };
   static constexpr i64 partial_size(i64 r) { return r * (C.head + 2); }
@@ -179,14 +300,13 @@ template <op::AttentionShape C> struct Kernel<op::Attention<C>, tag::cpu> {
 
   template <class B>
   static Memory<cpu::scalar_of<B>> scratch(Context<B>& ctx, op::Attention<C> const&, View const& q, View const& k,
-                                           View const& v, Slot const&, Slot const&, View const&,
-                                           View const& = {}) {
+                                           View const& v, Slot const&, Slot const&, View const&, View const& = {}) {
     using T = cpu::scalar_of<B>;
     constexpr DType kv = B::precision.kv_dtype();
     Memory<T> m;
     m.key = kv == k.dtype ? k : ctx.scratch(q.tokens(), C.kv_heads * C.head, kv);
     m.value = kv == v.dtype ? v : ctx.scratch(q.tokens(), C.kv_heads * C.head, kv);
-    m.workers = cpu::worker_scratch(ctx, rows * C.head + scores_size + partial_size(rows));
+    m.workers = cpu::worker_scratch(ctx, rows * C.head + scores_size + packed_size + partial_size(rows));
     i64 partials = 0;
     for (i64 i = 0; i < ctx.seqs(); ++i) {
       Sequence const seq = ctx.sequence(i);
@@ -214,6 +334,10 @@ template <op::AttentionShape C> struct Kernel<op::Attention<C>, tag::cpu> {
       return std::pair{cpu::KeyValueRows{&key_cache, memory.key, &ctx.batch(), seq, C.window > 0},
                        cpu::KeyValueRows{&value_cache, memory.value, &ctx.batch(), seq, C.window > 0}};
     };
+    // Rows of bf16 are transposed as rows of pairs.
+    bool const pairs = B::precision.act == DType::bf16 && table.gemm_pairs != nullptr &&
+                       memory.key.dtype == DType::bf16 && C.head % 2 == 0 && memory.key.stride[0] % 2 == 0 &&
+                       (!key_cache || key_cache.stride[1] % 2 == 0);
     auto const load_queries = [&](Sequence const& seq, i64 first, i64 count, i64 kv_head, T* to) {
       T const scale = static_cast<T>(1.0 / std::sqrt(static_cast<double>(C.head)));
       for (i64 r = 0; r < count * group; ++r) {
@@ -244,6 +368,7 @@ template <op::AttentionShape C> struct Kernel<op::Attention<C>, tag::cpu> {
     ctx.backend().parallel(blocks + piece_tasks, [&](i64 task, int worker) {
       T* const queries = memory.workers.of(worker);
       T* const scores = queries + rows * C.head;
+      T* const packed = scores + scores_size;
       T* piece_at = memory.pieces;
       for (i64 i = 0; i < ctx.seqs(); ++i) {
         Sequence const seq = ctx.sequence(i);
@@ -259,7 +384,7 @@ template <op::AttentionShape C> struct Kernel<op::Attention<C>, tag::cpu> {
             i64 const begin = (low(seq, 0) / cpu::attention_split + task % pieces(seq)) * cpu::attention_split;
             i64 const end = std::min(begin + cpu::attention_split, seq.position + seq.tokens);
             load_queries(seq, 0, seq.tokens, kv_head, queries);
-            cpu::attend(table, keys, values, kv_head, C.head, C.window, queries, seq.tokens * group, group, 0,
+            cpu::attend(table, keys, values, kv_head, C.head, C.window, queries, seq.tokens * group, group,
                         std::max(begin, low(seq, 0)), end, scores,
                         partial(piece_at + task * size, seq.tokens * group));
             return;
@@ -272,10 +397,16 @@ template <op::AttentionShape C> struct Kernel<op::Attention<C>, tag::cpu> {
             i64 const kv_head = task % C.kv_heads;
             i64 const first = (per_head - 1 - task / C.kv_heads) * block;  // the longest first
             i64 const count = std::min(block, seq.tokens - first);
-            auto const p = partial(scores + scores_size, count * group);
+            auto const p = partial(packed + packed_size, count * group);
             load_queries(seq, first, count, kv_head, queries);
-            cpu::attend(table, keys, values, kv_head, C.head, C.window, queries, count * group, group, first,
-                        low(seq, first), seq.position + first + count, scores, p);
+            bool const as_pairs = pairs && seq.tokens * group >= cpu::attention_block;
+            if (as_pairs) {
+              table.to_bf16(count * group * C.head, queries, static_cast<bf16*>(static_cast<void*>(queries)));
+            }
+            cpu::attend_block(table, keys, values,
+                              {count * group, group, first, low(seq, first), seq.position + first + count, kv_head,
+                               C.head, C.window},
+                              as_pairs, queries, scores, packed, p);
             for (i64 r = 0; r < count * group; ++r) {
               store_out(seq, first, r, kv_head, p.max[r], p.sum[r], p.out + r * C.head);
             }

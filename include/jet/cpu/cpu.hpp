@@ -25,4 +25,5 @@
 #include <jet/cpu/rwkv7.hpp>
 #include <jet/cpu/sample.hpp>
 #include <jet/cpu/short_conv.hpp>
+#include <jet/cpu/squared_relu.hpp>
 #include <jet/cpu/swiglu.hpp>

@@ -22,10 +22,10 @@ struct LinearCut {
     if (m == 0 || n == 0) {
       return c;
     }
-    c.m_block = std::min<i64>(m, 256);
+    c.m_block = std::min<i64>(m, 96);
     // about 128 KiB of weights per task: long enough a stream for the prefetcher, short enough to balance
     i64 const rows = std::max<i64>(1, (i64{1} << 17) / std::max<i64>(1, k * weight_bytes));
-    c.n_block = std::min(n, std::max<i64>(12, rows / 12 * 12));
+    c.n_block = std::min(n, rows >= 32 ? rows / 32 * 32 : std::max<i64>(4, rows / 4 * 4));
     c.m_tasks = (m + c.m_block - 1) / c.m_block;
     c.n_tasks = (n + c.n_block - 1) / c.n_block;
     return c;

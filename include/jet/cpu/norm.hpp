@@ -58,6 +58,42 @@ template <> struct Kernel<op::RmsNorm, tag::cpu> {
   }
 };
 
+template <> struct Kernel<op::LayerNorm, tag::cpu> {
+  template <class B>
+  static auto scratch(Context<B>& ctx, op::LayerNorm const&, Slot const&, Slot const&, View const& x, View const&) {
+    return cpu::worker_scratch(ctx, 2 * x.width());
+  }
+  template <class B, class S>
+  static void run(Context<B>& ctx, op::LayerNorm const& op, S const& memory, Slot const& weight, Slot const& bias,
+                  View const& x, View const& y) {
+    using T = cpu::scalar_of<B>;
+    auto const& k = ctx.backend().kernels();
+    i64 const n = x.width();
+    T const* const w = weight.as<T>();
+    T const* const b = bias.as<T>();
+    cpu::parallel_rows(ctx.backend(), x.tokens(), n, [&](i64 first, i64 last, int worker) {
+      for (i64 t = first; t < last; ++t) {
+        T* const buffer = memory.of(worker);
+        T const* const in = cpu::load_row(k, x.dtype, x.row_bytes(t), n, buffer);
+        T mean = 0;
+        for (i64 i = 0; i < n; ++i) {
+          mean += in[i];
+        }
+        mean /= static_cast<T>(n);
+        for (i64 i = 0; i < n; ++i) {
+          buffer[i] = in[i] - mean;
+        }
+        T const r = T{1} / std::sqrt(k.sum_squares(n, buffer) / static_cast<T>(n) + static_cast<T>(op.eps));
+        T* const out = cpu::row_target(y.dtype, y.row_bytes(t), buffer + n);
+        for (i64 i = 0; i < n; ++i) {
+          out[i] = buffer[i] * r * w[i] + b[i];
+        }
+        cpu::store_row(k, y.dtype, out, n, y.row_bytes(t));
+      }
+    });
+  }
+};
+
 template <> struct Kernel<op::Add, tag::cpu> {
   template <class B> static auto scratch(Context<B>& ctx, op::Add const&, View const& delta, View const&) {
     return cpu::worker_scratch(ctx, 2 * delta.width());

@@ -288,6 +288,101 @@ TEST_CASE_TEMPLATE("simd: gemm_nn", T, float, double) {
   }
 }
 
+TEST_CASE_TEMPLATE("simd: transpose", T, float, double) {
+  auto const check = [](KernelTable<T> const& table, auto const& x, i64 rows, i64 columns, i64 ldx, int type) {
+    i64 const ldy = rows + 3;
+    Guarded<T> y(columns * ldy);
+    table.transpose[type](rows, columns, x.data(), ldx, y.data(), ldy);
+    bool good = true;
+    for (i64 r = 0; r < rows; ++r) {
+      for (i64 c = 0; c < columns; ++c) {
+        good &= y.get(c * ldy + r) == x.get(r * ldx + c);
+      }
+    }
+    CAPTURE(rows);
+    CAPTURE(columns);
+    CHECK(good);
+    CHECK(y.untouched(columns, rows, ldy));
+  };
+  for (auto const* table : tables<T>()) {
+    CAPTURE(std::string(jet::cpu::name_of(table->isa)));
+    for (i64 const rows : sizes) {
+      for (i64 const columns : {1, 7, 16, 33, 64}) {
+        check(*table, random<T>(rows * (columns + 2)), rows, columns, columns + 2, 0);
+        check(*table, random<bf16>(rows * (columns + 2)), rows, columns, columns + 2, 1);
+      }
+    }
+  }
+}
+
+TEST_CASE("simd: products of packed pairs of bf16") {
+  for (auto const* table : tables<float>()) {
+    if (table->gemm_pairs == nullptr) {
+      continue;
+    }
+    CAPTURE(std::string(jet::cpu::name_of(table->isa)));
+    for (i64 const m : {1, 2, 5, 6, 7, 13, 96}) {
+      for (i64 const n : {1, 15, 16, 17, 48, 64, 100, 128}) {
+        for (i64 const pairs : {1, 3, 32, 65}) {
+          i64 const lda = 2 * pairs + 2, ldb = n + 1, ldc = n + 3;
+          auto const a = random<bf16>(m * lda);
+          auto const b = random<bf16>(2 * pairs * n);  // rows of K
+          Guarded<bf16> packed(pairs * 2 * ldb);
+          for (i64 p = 0; p < pairs; ++p) {
+            table->interleave(n, b.data() + 2 * p * n, b.data() + (2 * p + 1) * n, packed.data() + 2 * p * ldb);
+          }
+          CHECK(packed.untouched(pairs, 2 * n, 2 * ldb));
+          for (bool const accumulate : {false, true}) {
+            Guarded<float> c(m * ldc);
+            for (i64 i = 0; accumulate && i < m * ldc; ++i) {
+              if (i % ldc < n) {
+                c.set(i, static_cast<double>(i % 5));
+              }
+            }
+            jet::cpu::GemmPairs<float> g;
+            g.m = m, g.n = n, g.pairs = pairs;
+            g.a = a.data(), g.lda = lda, g.b = packed.data(), g.ldb = ldb, g.c = c.data(), g.ldc = ldc;
+            g.accumulate = accumulate;
+            table->gemm_pairs(g);
+            bool good = true;
+            for (i64 i = 0; i < m; ++i) {
+              for (i64 j = 0; j < n; ++j) {
+                double sum = accumulate ? static_cast<double>((i * ldc + j) % 5) : 0;
+                for (i64 k = 0; k < 2 * pairs; ++k) {
+                  sum += a.get(i * lda + k) * b.get(k * n + j);
+                }
+                good &= std::abs(c.get(i * ldc + j) - sum) <= static_cast<double>(2 * pairs + 16) * unit<float>;
+              }
+            }
+            CAPTURE(m);
+            CAPTURE(n);
+            CAPTURE(pairs);
+            CAPTURE(accumulate);
+            CHECK(good);
+            CHECK(c.untouched(m, n, ldc));
+          }
+        }
+      }
+    }
+    for (i64 const n : sizes) {
+      CAPTURE(n);
+      auto const x = random<float>(n, -20, 1);
+      Guarded<bf16> e(n);
+      double const found = static_cast<double>(table->exp_sum_bf16(n, 1.0f, x.data(), e.data()));
+      double sum = 0;
+      bool good = true;
+      for (i64 i = 0; i < n; ++i) {
+        double const expected = std::exp(x.get(i) - 1);
+        good &= std::abs(e.get(i) - expected) <= expected * 0x1.02p-8;
+        sum += e.get(i);  // as rounded
+      }
+      CHECK(good);
+      CHECK(near<float>(found, sum, sum, 16));
+      CHECK(e.untouched());
+    }
+  }
+}
+
 // The promise of table.hpp: an element depends, bit for bit, on K alone.
 TEST_CASE_TEMPLATE("simd: elements of products do not depend on the shape", T, float, double) {
   i64 const m = 110, n = 70;

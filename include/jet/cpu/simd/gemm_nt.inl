@@ -19,6 +19,9 @@ template <class S> JET_ALWAYS_INLINE void prefetch(S const* p) {
   _mm_prefetch(static_cast<char const*>(static_cast<void const*>(p)), _MM_HINT_T1);
 }
 
+/// Numbers of a tile's sums, in whole vectors.
+inline constexpr int nt_sums = (nt_rows * 4 + width - 1) / width * width;
+
 /// One tile's work on k elements: rows a + r * lda against the four rows b[0..3].
 template <class A, class B> struct NtTile {
   i64 k;
@@ -27,8 +30,12 @@ template <class A, class B> struct NtTile {
   B const* b[4];
   float* carry;  // accumulators between blocks of k, or null
   bool first, last;
-  float* sums;  // [rows][4], written by the last block
-  i64 ahead;    // elements of B from here to what to fetch meanwhile, or 0
+  float* sums;  // [rows][4] (room for nt_sums), written by the last block where there is no c
+  float* c;     // where the last block's finished sums go: alpha sums + bias (may be null), rows ldc apart
+  i64 ldc;
+  float alpha;
+  float const* bias;
+  i64 ahead;  // elements of B from here to what to fetch meanwhile, or 0
 };
 
 template <int Rows, class A, class B> void nt_tile(NtTile<A, B> const& t) {
@@ -110,15 +117,54 @@ template <int Rows, class A, class B> void nt_tile(NtTile<A, B> const& t) {
       }
     }
   }
-  JET_UNROLL
-  for (int r = 0; r < Rows; ++r) {
-    if (t.last) {
-      _mm_storeu_ps(t.sums + r * 4, sum_four(acc[r][0], acc[r][1], acc[r][2], acc[r][3]));
-    } else {
+  if (!t.last) {
+    JET_UNROLL
+    for (int r = 0; r < Rows; ++r) {
       JET_UNROLL
       for (int j = 0; j < 4; ++j) {
         store(t.carry + (r * 4 + j) * width, acc[r][j]);
       }
+    }
+    return;
+  }
+  int r = 0;
+  if constexpr (width == 16) {
+    V const alpha = set(t.alpha);
+    V const bias = t.bias != nullptr ? repeat_four(t.bias) : zero();
+    if constexpr (Rows >= 4) {
+      V const sums = sum_rows(acc[0], acc[1], acc[2], acc[3]);
+      if (t.c != nullptr) {
+        V const value = fma(alpha, sums, bias);
+        store_part<0>(t.c, value);
+        store_part<1>(t.c + t.ldc, value);
+        store_part<2>(t.c + 2 * t.ldc, value);
+        store_part<3>(t.c + 3 * t.ldc, value);
+      } else {
+        store(t.sums, sums);
+      }
+      r = 4;
+    }
+    if constexpr (Rows % 4 == 2) {
+      V const sums = sum_rows(acc[Rows - 2], acc[Rows - 1]);
+      if (t.c != nullptr) {
+        V const value = fma(alpha, sums, bias);
+        store_part<0>(t.c + r * t.ldc, value);
+        store_part<1>(t.c + (r + 1) * t.ldc, value);
+      } else {
+        store(t.sums + r * 4, sums);
+      }
+      r += 2;
+    }
+  }
+  __m128 const alpha = _mm_set1_ps(t.alpha);
+  __m128 const bias = t.bias != nullptr ? _mm_loadu_ps(t.bias) : _mm_setzero_ps();
+  JET_UNROLL
+  for (; r < Rows; ++r) {
+    __m128 const sums = sum_four(acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
+    if (t.c != nullptr) {
+      _mm_storeu_ps(t.c + r * t.ldc, _mm_fmadd_ps(alpha, sums, bias));
+    } else {
+      _mm_storeu_ps(t.sums + r * 4, sums);
     }
   }
 }
@@ -152,11 +198,41 @@ template <class C> void nt_finish(GemmNt<float> const& g, float const* sums, i64
   store_tail(c, value, count);
 }
 
-/// The tile's sums, finished: rows i and up, columns j and up of C.
+/// Where a tile of columns j and up of C can put its sums itself, it is told to.
+template <class C, class A, class B>
+JET_ALWAYS_INLINE void nt_aim(GemmNt<float> const& g, NtTile<A, B>& t, i64 i, i64 j, i64 count) {
+  if (std::is_same_v<C, float> && count == 4 && g.beta == 0.0f) {
+    t.c = static_cast<float*>(g.c) + i * g.ldc + j;
+    t.ldc = g.ldc;
+    t.alpha = g.alpha;
+    t.bias = g.bias != nullptr ? g.bias + j : nullptr;
+  } else {
+    t.c = nullptr;
+    t.bias = nullptr;
+  }
+}
+
+/// The tile's sums, finished: rows i and up, columns j and up of C. `sums` has room for whole vectors.
 template <class C>
-void nt_finish_tile(GemmNt<float> const& g, float const* sums, int rows, i64 i, i64 j, i64 count) {
+JET_ALWAYS_INLINE void nt_finish_tile(GemmNt<float> const& g, float const* sums, int rows, i64 i, i64 j,
+                                      i64 count) {
+  if (count < 4 || g.beta != 0.0f) {
+    for (int r = 0; r < rows; ++r) {
+      nt_finish<C>(g, sums + r * 4, i + r, j, count);
+    }
+    return;
+  }
+  V const alpha = set(g.alpha);
+  V const bias = g.bias != nullptr ? repeat_four(g.bias + j) : zero();
+  C finished[nt_sums];
+  JET_UNROLL
+  for (int at = 0; at < nt_sums; at += width) {
+    store(finished + at, fma(alpha, load(sums + at), bias));
+  }
+  C* c = static_cast<C*>(g.c) + i * g.ldc + j;
   for (int r = 0; r < rows; ++r) {
-    nt_finish<C>(g, sums + r * 4, i + r, j, count);
+    std::memcpy(static_cast<void*>(c), static_cast<void const*>(finished + r * 4), 4 * sizeof(C));
+    c += g.ldc;
   }
 }
 
@@ -177,10 +253,14 @@ template <class A, class B, class C> void nt_blocked(GemmNt<float> const& g) {
   constexpr bool widened = widen_blocks && std::is_same_v<B, bf16>;
   using Wide = std::conditional_t<widened, float, B>;
   NtScratch const scratch = nt_scratch();
-  float sums[nt_rows * 4];
+  float sums[nt_sums] = {};
   NtTile<A, Wide> t{};
   t.lda = g.lda;
   t.sums = sums;
+  // Blocks of k of one length, in whole vectors.
+  constexpr i64 most = nt_block_bytes / static_cast<i64>(sizeof(A) + sizeof(Wide));
+  i64 const blocks = (g.k + most - 1) / most;
+  i64 const block = blocks <= 1 ? g.k : ((g.k + blocks - 1) / blocks + 31) / 32 * 32;
   for (i64 i0 = 0; i0 < g.m; i0 += nt_block_m) {
     i64 const i1 = i0 + nt_block_m < g.m ? i0 + nt_block_m : g.m;
     for (i64 j0 = 0; j0 < g.n; j0 += nt_block_n) {
@@ -188,17 +268,17 @@ template <class A, class B, class C> void nt_blocked(GemmNt<float> const& g) {
       i64 p = 0;
       do {
         t.first = p == 0;
-        t.last = p + nt_block_k >= g.k;
-        t.k = t.last ? g.k - p : nt_block_k;
+        t.last = p + block >= g.k;
+        t.k = t.last ? g.k - p : block;
         B const* const b = static_cast<B const*>(g.b) + j0 * g.ldb + p;
         Wide const* wide;
         i64 stride;
         if constexpr (widened) {
           for (i64 j = 0; j < j1 - j0; ++j) {
-            widen_row(t.k, b + j * g.ldb, scratch.widened + j * nt_block_k);
+            widen_row(t.k, b + j * g.ldb, scratch.widened + j * block);
           }
           wide = scratch.widened;
-          stride = nt_block_k;
+          stride = block;
         } else {
           wide = b;
           stride = g.ldb;
@@ -215,23 +295,24 @@ template <class A, class B, class C> void nt_blocked(GemmNt<float> const& g) {
             }
             t.carry = carry;
             carry += rows * 4 * width;
+            nt_aim<C>(g, t, i, j, count);
             nt_any(rows, t);
-            if (t.last) {
+            if (t.last && t.c == nullptr) {
               nt_finish_tile<C>(g, sums, rows, i, j, count);
             }
           }
           i += rows;
         }
-        p += nt_block_k;
+        p += block;
       } while (p < g.k);
     }
   }
 }
 
-/// Few rows: one pass over B at the speed of memory; while four rows of it are used, later ones are fetched: the next
-/// four, or, where rows are short, as many as make about two thousand elements.
+/// Few rows: one pass over B at the speed of memory; while four rows of it are used, later ones are fetched: the
+/// next four, or, where rows are short, as many as make about two thousand elements.
 template <class A, class B, class C> void nt_streamed(GemmNt<float> const& g) {
-  float sums[nt_rows * 4];
+  float sums[nt_sums] = {};
   NtTile<A, B> t{};
   t.lda = g.lda;
   t.sums = sums;
@@ -247,8 +328,11 @@ template <class A, class B, class C> void nt_streamed(GemmNt<float> const& g) {
     for (i64 i = 0; i < g.m;) {
       int const rows = nt_rows_of(g.m - i);
       t.a = static_cast<A const*>(g.a) + i * g.lda;
+      nt_aim<C>(g, t, i, j, count);
       nt_any(rows, t);
-      nt_finish_tile<C>(g, sums, rows, i, j, count);
+      if (t.c == nullptr) {
+        nt_finish_tile<C>(g, sums, rows, i, j, count);
+      }
       t.ahead = 0;
       i += rows;
     }

@@ -134,6 +134,14 @@ template <class T, class B> void gemm_nn(GemmNn<T> const& g) {
   }
 }
 
+template <class T, class S> void transpose(i64 rows, i64 columns, void const* x, i64 ldx, T* y, i64 ldy) {
+  for (i64 c = 0; c < columns; ++c) {
+    for (i64 r = 0; r < rows; ++r) {
+      put<T>(y, c * ldy + r, get<S, T>(x, r * ldx + c));
+    }
+  }
+}
+
 template <class T> void to_bf16(i64 n, T const* x, bf16* y) {
   for (i64 i = 0; i < n; ++i) {
     put<bf16>(y, i, get<T, T>(x, i));
@@ -294,6 +302,8 @@ template <class T> constexpr KernelTable<T> table() {
   t.gemm_nt[1][1][1] = gemm_nt<T, bf16, bf16, bf16>;
   t.gemm_nn[0] = gemm_nn<T, T>;
   t.gemm_nn[1] = gemm_nn<T, bf16>;
+  t.transpose[0] = transpose<T, T>;
+  t.transpose[1] = transpose<T, bf16>;
   t.to_bf16 = to_bf16<T>;
   t.from_bf16 = from_bf16<T>;
   t.exp = exp<T>;

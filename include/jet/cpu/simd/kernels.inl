@@ -179,6 +179,39 @@ template <class B> void gemm_nn(GemmNn<float> const& g) {
   } while (p < g.k);
 }
 
+// ---- transposition
+// -----------------------------------------------------------------------------------------------
+
+template <class S> void transpose(i64 rows, i64 columns, void const* from, i64 ldx, float* y, i64 ldy) {
+  S const* const x = static_cast<S const*>(from);
+  for (i64 r = 0; r < rows; r += width) {
+    i64 const high = rows - r < width ? rows - r : width;
+    for (i64 c = 0; c < columns; c += width) {
+      i64 const wide = columns - c < width ? columns - c : width;
+      V block[width];
+      if (high == width && wide == width) {
+        JET_UNROLL
+        for (int i = 0; i < width; ++i) {
+          block[i] = load(x + (r + i) * ldx + c);
+        }
+        transpose_block(block);
+        JET_UNROLL
+        for (int i = 0; i < width; ++i) {
+          store(y + (c + i) * ldy + r, block[i]);
+        }
+      } else {
+        for (int i = 0; i < width; ++i) {
+          block[i] = i < high ? load_tail(x + (r + i) * ldx + c, wide) : zero();
+        }
+        transpose_block(block);
+        for (int i = 0; i < wide; ++i) {
+          store_tail(y + (c + i) * ldy + r, block[i], high);
+        }
+      }
+    }
+  }
+}
+
 // ---- elementary functions
 // -----------------------------------------------------------------------------------------
 
@@ -505,6 +538,8 @@ constexpr KernelTable<float> table(Isa isa) {
   t.gemm_nt[1][1][1] = gemm_nt<bf16, bf16, bf16>;
   t.gemm_nn[0] = gemm_nn<float>;
   t.gemm_nn[1] = gemm_nn<bf16>;
+  t.transpose[0] = transpose<float>;
+  t.transpose[1] = transpose<bf16>;
   t.to_bf16 = to_bf16;
   t.from_bf16 = from_bf16;
   t.exp = exp;

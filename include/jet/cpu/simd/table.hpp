@@ -60,6 +60,19 @@ template <class T> struct GemmNn {
   T beta = 0;
 };
 
+/// C[m,n] = sum_p (A[m,2p] B[2p,n] + A[m,2p+1] B[2p+1,n]) (+ C[m,n] when `accumulate`): A row-major in bf16, C
+/// row-major; B is packed: numbers 2p and 2p+1 of column n lie together at b[2 (p ldb + n)].
+template <class T> struct GemmPairs {
+  i64 m = 0, n = 0, pairs = 0;
+  bf16 const* a = nullptr;
+  i64 lda = 0;
+  bf16 const* b = nullptr;
+  i64 ldb = 0;  // in pairs
+  T* c = nullptr;
+  i64 ldc = 0;
+  bool accumulate = false;
+};
+
 /// One token of the recurrence on one head's state S [head_k, head_v] (row stride head_v), in place:
 ///   S <- diag(decay) S ;  u = delta ? beta (v - S^T k) : beta v ;  S <- S + k u^T ;  o = scale * S^T q
 /// `decay` holds multipliers (already exponentiated): decay_channel ? head_k of them : one.
@@ -92,6 +105,16 @@ template <class T> struct KernelTable {
   void (*gemm_nt[2][2][2])(GemmNt<T> const&) = {};
   /// [type of B]
   void (*gemm_nn[2])(GemmNn<T> const&) = {};
+
+  /// y[c * ldy + r] = x[r * ldx + c] for `rows` rows and `columns` columns of x: T (32-bit patterns stay as they
+  /// are) or bf16, which is widened.
+  void (*transpose[2])(i64 rows, i64 columns, void const* x, i64 ldx, T* y, i64 ldy) = {};
+
+  // Products of pairs of bf16 with a packed right side: null where those are no instruction.
+  void (*gemm_pairs)(GemmPairs<T> const&) = nullptr;
+  void (*interleave)(i64 n, bf16 const* x, bf16 const* z, bf16* y) = nullptr;  // x[0] z[0] x[1] z[1] ...
+  /// y = exp(x - shift) rounded, returns the sum of y. y may begin where x begins.
+  T (*exp_sum_bf16)(i64 n, T shift, T const* x, bf16* y) = nullptr;
 
   void (*to_bf16)(i64 n, T const* x, bf16* y) = nullptr;    // round to nearest even, NaN stays NaN
   void (*from_bf16)(i64 n, bf16 const* x, T* y) = nullptr;  // exact

@@ -127,3 +127,23 @@ JET_ALWAYS_INLINE V join_low(V a, V b) {
 JET_ALWAYS_INLINE V join_high(V a, V b) {
   return _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)));
 }
+JET_ALWAYS_INLINE V repeat_four(float const* p) {
+  return _mm256_broadcast_ps(static_cast<__m128 const*>(static_cast<void const*>(p)));
+}
+JET_ALWAYS_INLINE void transpose_block(V (&x)[width]) {
+  V quads[width];
+  JET_UNROLL
+  for (int g = 0; g < width; g += 4) {
+    V const low0 = unpack_low(x[g], x[g + 1]), high0 = unpack_high(x[g], x[g + 1]);
+    V const low1 = unpack_low(x[g + 2], x[g + 3]), high1 = unpack_high(x[g + 2], x[g + 3]);
+    quads[g] = join_low(low0, low1);
+    quads[g + 1] = join_high(low0, low1);
+    quads[g + 2] = join_low(high0, high1);
+    quads[g + 3] = join_high(high0, high1);
+  }
+  JET_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    x[j] = _mm256_permute2f128_ps(quads[j], quads[4 + j], 0x20);
+    x[4 + j] = _mm256_permute2f128_ps(quads[j], quads[4 + j], 0x31);
+  }
+}

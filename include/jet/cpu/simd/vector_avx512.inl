@@ -132,3 +132,61 @@ JET_ALWAYS_INLINE V join_low(V a, V b) {
 JET_ALWAYS_INLINE V join_high(V a, V b) {
   return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
 }
+/// The four floats at p in every 128-bit part.
+JET_ALWAYS_INLINE V repeat_four(float const* p) {
+  return _mm512_broadcast_f32x4(_mm_loadu_ps(p));
+}
+/// Row i of the square block becomes column i.
+JET_ALWAYS_INLINE void transpose_block(V (&x)[width]) {
+  V quads[width];  // quads[4 g + j], part p: column 4 p + j of rows 4 g and up
+  JET_UNROLL
+  for (int g = 0; g < width; g += 4) {
+    V const low0 = unpack_low(x[g], x[g + 1]), high0 = unpack_high(x[g], x[g + 1]);
+    V const low1 = unpack_low(x[g + 2], x[g + 3]), high1 = unpack_high(x[g + 2], x[g + 3]);
+    quads[g] = join_low(low0, low1);
+    quads[g + 1] = join_high(low0, low1);
+    quads[g + 2] = join_low(high0, high1);
+    quads[g + 3] = join_high(high0, high1);
+  }
+  JET_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    V const low0 = _mm512_shuffle_f32x4(quads[j], quads[4 + j], 0x44);
+    V const high0 = _mm512_shuffle_f32x4(quads[j], quads[4 + j], 0xee);
+    V const low1 = _mm512_shuffle_f32x4(quads[8 + j], quads[12 + j], 0x44);
+    V const high1 = _mm512_shuffle_f32x4(quads[8 + j], quads[12 + j], 0xee);
+    x[j] = _mm512_shuffle_f32x4(low0, low1, 0x88);
+    x[4 + j] = _mm512_shuffle_f32x4(low0, low1, 0xdd);
+    x[8 + j] = _mm512_shuffle_f32x4(high0, high1, 0x88);
+    x[12 + j] = _mm512_shuffle_f32x4(high0, high1, 0xdd);
+  }
+}
+/// fold() of the vectors of two rows and of four, as far as two and one vector; fewer operations than one by one.
+JET_ALWAYS_INLINE V fold_two(V a, V b) {
+  return add(_mm512_mask_blend_ps(0xff00, a, b), _mm512_shuffle_f32x4(a, b, 0x4e));
+}
+JET_ALWAYS_INLINE V fold_four(V ab, V cd) {
+  return add(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+}
+/// sum_four() of four rows, in one vector.
+JET_ALWAYS_INLINE V sum_rows(V const (&a)[4], V const (&b)[4], V const (&c)[4], V const (&d)[4]) {
+  V const x0 = fold_four(fold_two(a[0], b[0]), fold_two(c[0], d[0]));
+  V const x1 = fold_four(fold_two(a[1], b[1]), fold_two(c[1], d[1]));
+  V const x2 = fold_four(fold_two(a[2], b[2]), fold_two(c[2], d[2]));
+  V const x3 = fold_four(fold_two(a[3], b[3]), fold_two(c[3], d[3]));
+  V const x01 = add(unpack_low(x0, x1), unpack_high(x0, x1));
+  V const x23 = add(unpack_low(x2, x3), unpack_high(x2, x3));
+  return add(join_low(x01, x23), join_high(x01, x23));
+}
+/// sum_four() of two rows, in half a vector.
+JET_ALWAYS_INLINE V sum_rows(V const (&a)[4], V const (&b)[4]) {
+  V const x01 = fold_four(fold_two(a[0], b[0]), fold_two(a[1], b[1]));
+  V const x23 = fold_four(fold_two(a[2], b[2]), fold_two(a[3], b[3]));
+  V const even_odd = add(unpack_low(x01, x23), unpack_high(x01, x23));
+  __m256 const even = _mm512_castps512_ps256(even_odd);
+  __m256 const odd = _mm512_extractf32x8_ps(even_odd, 1);
+  return _mm512_castps256_ps512(_mm256_add_ps(_mm256_unpacklo_ps(even, odd), _mm256_unpackhi_ps(even, odd)));
+}
+/// Part `I` of four floats to p.
+template <int I> JET_ALWAYS_INLINE void store_part(float* p, V x) {
+  _mm_storeu_ps(p, _mm512_extractf32x4_ps(x, I));
+}

@@ -24,11 +24,12 @@
 JET_NAMESPACE_BEGIN
 namespace cpu {
 
-// Blocks of gemm_nt where k is cut (results do not depend on them): nt_block_n rows of B and nt_block_m
-// rows of A by nt_block_k lie in the second-level cache together with the accumulators, a tile's rows in the first.
+// Blocks of gemm_nt where k is cut (results do not depend on them): nt_block_n rows of B and nt_block_m rows of A,
+// nt_block_bytes of one row of each, lie in the second-level cache together with the accumulators, a tile's rows in
+// the first.
 inline constexpr i64 nt_block_m = 96;
 inline constexpr i64 nt_block_n = 32;
-inline constexpr i64 nt_block_k = 512;
+inline constexpr i64 nt_block_bytes = 6144;
 inline constexpr i64 nn_block_k = 256;
 
 /// What one thread needs for one block of gemm_nt: vector accumulators of every element, and B as floats.
@@ -40,7 +41,7 @@ struct NtScratch {
 /// One allocation per thread that has ever run a product of many rows.
 inline NtScratch nt_scratch() {
   constexpr i64 carry = nt_block_m * nt_block_n * 16;
-  constexpr i64 widened = nt_block_n * nt_block_k;
+  constexpr i64 widened = nt_block_n * nt_block_bytes / 6;  // of bf16 beside float
   static thread_local HostBuffer buffer((carry + widened) * static_cast<i64>(sizeof(float)));
   auto* const p = static_cast<float*>(static_cast<void*>(buffer.data()));
   return {p, p + carry};
@@ -108,15 +109,28 @@ JET_NAMESPACE_END
 JET_NAMESPACE_BEGIN
 /// As avx512, but for products of two bf16 operands.
 namespace cpu::avx512_bf16 {
+using avx512::add;
+using avx512::first_lanes;
 using avx512::fma;
 using avx512::fold;
+using avx512::keep_first;
 using avx512::load;
 using avx512::load_tail;
+using avx512::max;
+using avx512::mul;
 using avx512::nt_rows;
+using avx512::repeat_four;
+using avx512::round;
+using avx512::scale_by_power;
 using avx512::set;
 using avx512::store;
+using avx512::store_part;
 using avx512::store_tail;
+using avx512::sub;
+using avx512::sum_of;
+using avx512::sum_rows;
 using avx512::V;
+using avx512::widen;
 using avx512::widen_blocks;
 using avx512::width;
 using avx512::zero;
@@ -134,11 +148,15 @@ JET_ALWAYS_INLINE V fma_pairs(V a, V b, V c) {
   return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b);
 }
 #include <jet/cpu/simd/gemm_nt.inl>
+#include <jet/cpu/simd/gemm_pairs.inl>
 
 constexpr KernelTable<float> table() {
   KernelTable<float> t = avx512::table(Isa::avx512_bf16);
   t.gemm_nt[1][1][0] = gemm_nt<bf16, bf16, float>;
   t.gemm_nt[1][1][1] = gemm_nt<bf16, bf16, bf16>;
+  t.gemm_pairs = gemm_pairs;
+  t.interleave = interleave;
+  t.exp_sum_bf16 = exp_sum_bf16;
   return t;
 }
 }  // namespace cpu::avx512_bf16
