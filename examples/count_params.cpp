@@ -4,7 +4,9 @@
 
 #include <jet/model/jet_nemotron.hpp>
 #include <jet/model/llama.hpp>
+#include <jet/model/mamba2.hpp>
 #include <jet/model/qwen.hpp>
+#include <jet/model/rwkv7.hpp>
 
 namespace {
 
@@ -31,6 +33,10 @@ int main() {
   row<jet::Qwen3_0_6B>("Qwen3-0.6B");
   row<jet::Qwen3_1_7B>("Qwen3-1.7B");
   row<jet::Llama3_2_1B>("Llama-3.2-1B");
+  row<jet::Llama3_2_3B>("Llama-3.2-3B");
   row<jet::SmolLM2_135M>("SmolLM2-135M");
   row<jet::SmolLM2_360M>("SmolLM2-360M");
+  row<jet::SmolLM2_1_7B>("SmolLM2-1.7B");
+  row<jet::Mamba2_2_7B>("Mamba2-2.7B");
+  row<jet::Rwkv7_1_5B>("RWKV7-1.5B");
 }

@@ -12,6 +12,7 @@
 #include <jet/block/retnet.hpp>
 #include <jet/block/rms_norm.hpp>
 #include <jet/block/rwkv7.hpp>
+#include <jet/block/rwkv7_channel_mix.hpp>
 #include <jet/block/sliding_window.hpp>
 #include <jet/block/swiglu_mlp.hpp>
 #include <jet/concepts.hpp>
@@ -21,5 +22,7 @@
 #include <jet/model/init.hpp>
 #include <jet/model/jet_nemotron.hpp>
 #include <jet/model/llama.hpp>
+#include <jet/model/mamba2.hpp>
 #include <jet/model/qwen.hpp>
+#include <jet/model/rwkv7.hpp>
 #include <jet/model/training.hpp>

@@ -124,7 +124,8 @@ template <DeltaNetConfig C> struct DeltaNet {
     ctx.run(op::L2Norm{C.heads, C.head_k, 1e-6, silu && C.conv == 0}, q);
     ctx.run(op::L2Norm{C.heads, C.head_k, 1e-6, silu && C.conv == 0}, k);
     ctx.run(op::Activate{Activation::sigmoid, C.neg_eigval ? 2.0 : 1.0}, beta);
-    constexpr op::ScanShape shape{C.heads, C.head_k, C.head_v, op::Decay::none};
+    constexpr op::ScanShape shape{
+        .heads = C.heads, .head_k = C.head_k, .head_v = C.head_v, .decay = op::Decay::none, .unit_keys = true};
     ctx.run(op::GatedScan<shape>{}, q, k, v, View{}, beta, s.recurrent, o);
     detail::norm_heads(ctx, C.heads, C.head_v, C.norm_eps, w.o_norm, o, z, mixed);
     ctx.run(op::Linear{}, w.o, Slot{}, mixed, y);

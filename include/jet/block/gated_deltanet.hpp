@@ -125,7 +125,7 @@ template <GatedDeltaNetConfig C> struct GatedDeltaNet {
                                     detail::convolved(ctx, C.conv, true, w.q_conv, q_raw, s.q_conv));
     View const k = detail::repeated(ctx, C.heads, C.head_k, repeat,
                                     detail::convolved(ctx, C.conv, true, w.k_conv, k_raw, s.k_conv));
-    constexpr op::ScanShape shape{C.states(), C.head_k, C.head_v};
+    constexpr op::ScanShape shape{.heads = C.states(), .head_k = C.head_k, .head_v = C.head_v, .unit_keys = true};
     if constexpr (C.gate && !C.neg_eigval) {
       ctx.run(op::DeltaMix<shape>{C.norm_eps, C.conv == 0}, q, k, v, a, b, w.A_log, w.dt_bias, s.recurrent, z,
               w.o_norm, mixed);

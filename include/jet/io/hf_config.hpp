@@ -77,6 +77,8 @@ struct ModelDescription {
   double eps = 1e-6;
   bool tied = true;
   std::vector<LayerDescription> layers{};
+  bool layer_norm = false;
+  bool embedding_norm = false;
 };
 
 // ---- descriptions of types
@@ -149,8 +151,9 @@ template <class M> BlockDescription describe_block() {
 /// What the type says about a model that runs `plan`. Throws jet::Error for a plan that does not fit.
 template <class Model> ModelDescription describe(std::string_view plan = Model::plan()) {
   Model::check_plan(plan);
-  ModelDescription model{Model::config.vocab, Model::config.d_model, Model::config.mlp,
-                         Model::config.eps,   Model::config.tied,    {}};
+  ModelDescription model{Model::config.vocab,      Model::config.d_model,       Model::config.mlp,
+                         Model::config.eps,        Model::config.tied,          {},
+                         Model::config.layer_norm, Model::config.embedding_norm};
   for (char const letter : plan) {
     Model::for_letter(letter, [&]<class L>() {
       LayerDescription layer{detail::describe_block<typename L::mixer>(), {}, {}};
@@ -237,6 +240,8 @@ class ConfigReader {
     model_.tied = get_bool(json_, "tie_word_embeddings", where_, is_jet);
 
     if (is_hybrid) {
+      model_.layer_norm = get_bool(json_, "layer_norm", where_, false);
+      model_.embedding_norm = get_bool(json_, "embedding_norm", where_, false);
       read_hybrid();
     } else if (is_jet) {
       read_jet_nemotron();
@@ -779,6 +784,8 @@ inline std::vector<std::string> differences(ModelDescription const& expected, Mo
                       static_cast<i64>(found.layers.size()));
   all.add_unless_same("rms_norm_eps", expected.eps, found.eps);
   all.add_unless_same("tie_word_embeddings", expected.tied, found.tied);
+  all.add_unless_same("layer_norm", expected.layer_norm, found.layer_norm);
+  all.add_unless_same("embedding_norm", expected.embedding_norm, found.embedding_norm);
   for (std::size_t l = 0; l < std::min(expected.layers.size(), found.layers.size()); ++l) {
     LayerDescription const& type = expected.layers[l];
     LayerDescription const& file = found.layers[l];
@@ -917,7 +924,9 @@ class ConfigWriter {
                                          "mlps",
                                          "quantization_config",
                                          "norm_types",
-                                         "norms"};
+                                         "norms",
+                                         "layer_norm",
+                                         "embedding_norm"};
     return std::find(std::begin(keys), std::end(keys), key) != std::end(keys);
   }
 
@@ -928,8 +937,9 @@ class ConfigWriter {
 
   /// Reference classes have one MLP and one norm for all layers.
   bool has_own_parts() const {
-    return model_.mlp > 0 && std::all_of(model_.layers.begin(), model_.layers.end(),
-                                         [](LayerDescription const& layer) { return !layer.mlp && !layer.norm; });
+    return model_.mlp > 0 && !model_.layer_norm && !model_.embedding_norm &&
+           std::all_of(model_.layers.begin(), model_.layers.end(),
+                       [](LayerDescription const& layer) { return !layer.mlp && !layer.norm; });
   }
 
   /// Heads that share d_model among them.
@@ -1108,6 +1118,12 @@ class ConfigWriter {
     if (has_mlps) {
       json_["mlp_types"] = std::move(mlp_types);
       json_["mlps"] = mlps.json();
+    }
+    if (model_.layer_norm) {
+      json_["layer_norm"] = true;
+    }
+    if (model_.embedding_norm) {
+      json_["embedding_norm"] = true;
     }
     if (has_norms) {
       json_["norm_types"] = std::move(norm_types);

@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include <jet/block/layer_norm.hpp>
 #include <jet/block/rms_norm.hpp>
 #include <jet/block/swiglu_mlp.hpp>
 #include <jet/concepts.hpp>
@@ -132,7 +133,8 @@ template <LmConfig C, fixed_string Plan, class... Binds> struct CausalLM {
   /// How checkpoints name tensors. A model that has other names declares its own `names`.
   using names = HfNames;
 
-  using norm = RmsNorm<NormConfig{C.d_model, C.eps}>;
+  using norm = std::conditional_t<C.layer_norm, LayerNorm<NormConfig{C.d_model, C.eps}>,
+                                  RmsNorm<NormConfig{C.d_model, C.eps}>>;
   using mlp = typename detail::own_mlp<C.d_model, C.mlp>::type;
   template <class B> using layer = detail::Layer<B, mlp, norm>;
   /// One entry per bound letter, in the order of `letters`.
@@ -172,7 +174,7 @@ template <LmConfig C, fixed_string Plan, class... Binds> struct CausalLM {
 
   /// Parameters of the model under a plan, a tied head counted once.
   static constexpr i64 num_params(std::string_view p = plan()) {
-    i64 n = C.vocab * C.d_model * (C.tied ? 1 : 2) + jet::num_params<norm>();
+    i64 n = C.vocab * C.d_model * (C.tied ? 1 : 2) + jet::num_params<norm>() * (C.embedding_norm ? 2 : 1);
     for (char const c : p) {
       for_letter(c, [&]<class L>() { n += L::num_params(); });
     }

@@ -294,6 +294,9 @@ template <class Model, class B> struct EngineImpl {
     if (!x) {
       x = ctx.scratch(ctx.tokens(), Model::config.d_model);
       ctx.run(op::Embedding{}, w.embedding, ids, x);
+      if constexpr (Model::config.embedding_norm) {
+        Model::norm::forward(ctx, w.embedding_norm, x, x);
+      }
     } else if (!ctx.planning() && !ctx.backend().reaches(x.data)) {
       View const given = x;
       x = ctx.scratch(ctx.tokens(), Model::config.d_model);
@@ -576,9 +579,12 @@ template <class Model, class B> void Engine<Model, B>::load(i64 slot, SavedState
   impl_->length[static_cast<std::size_t>(slot)] = state.position;
 }
 template <class Model, class B> void Engine<Model, B>::fill(i64 slot, i64 to, std::uint64_t seed) {
-  SavedState state = impl_->pool.blank(impl_->plan, to);
-  fill_random(state, seed);
-  load(slot, state);
+  Impl& e = *impl_;
+  reset(slot);
+  e.pool.visit_memory(e.plan, slot, to, [&](DType type, void* memory, i64 bytes) {
+    fill_repeating(e.backend, memory, bytes, detail::small_numbers(type, seed));
+  });
+  e.length[static_cast<std::size_t>(slot)] = to;
 }
 template <class Model, class B> void Engine<Model, B>::truncate(i64 slot, i64 to) {
   impl_->pool.check_truncate(impl_->plan, length(slot), to);

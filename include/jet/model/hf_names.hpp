@@ -13,7 +13,7 @@
 JET_NAMESPACE_BEGIN
 
 /// Where in a model a tensor sits.
-enum class Module : std::uint8_t { embedding, final_norm, head, mixer, mlp, mixer_norm, mlp_norm };
+enum class Module : std::uint8_t { embedding, final_norm, head, mixer, mlp, mixer_norm, mlp_norm, embedding_norm };
 
 struct HfNames {
   /// `row` is the name in the block's declaration ("q_proj.weight").
@@ -26,6 +26,7 @@ struct HfNames {
       case Module::mlp: return concat("model.layers.", layer, ".mlp.", row);
       case Module::mixer_norm: return concat("model.layers.", layer, ".input_layernorm.", row);
       case Module::mlp_norm: return concat("model.layers.", layer, ".post_attention_layernorm.", row);
+      case Module::embedding_norm: return concat("model.embed_norm.", row);
     }
     return {};
   }

@@ -4,6 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
 #include <jet/core/param.hpp>
 #include <jet/core/rng.hpp>
 #include <jet/core/thread_pool.hpp>
@@ -111,24 +116,49 @@ template <class Model> void initialise(Weights<Model>& weights, std::uint64_t se
   initialise(weights, seed, [](TensorKey const&) { return true; });
 }
 
-/// Gives every row of a saved state small random numbers, for benchmarks: a cache that is filled, not computed.
-inline void fill_random(SavedState& state, std::uint64_t seed) {
-  Random const random{seed, 0};
-  double numbers[1024];  // of [-0.1, 0.1), used over and over
-  for (std::size_t i = 0; i < 1024; ++i) {
-    numbers[i] = 0.2 * random.uniform_double(i) - 0.1;
+namespace detail {
+
+/// 1024 small random numbers as `type`: of [-0.1, 0.1), for fp8 any finite ones (their scales are small).
+inline std::vector<std::byte> small_numbers(DType type, std::uint64_t seed) {
+  constexpr i64 n = 1024;
+  std::vector<std::byte> bytes(static_cast<std::size_t>(n * size_of(type)));
+  if (type == DType::f8e4m3) {
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+      bytes[i] = static_cast<std::byte>(i * 151 % 0x70 + (i % 3 == 0 ? 0x80 : 0));
+    }
+    return bytes;
   }
+  Random const random{seed, 0};
+  double numbers[n];
+  for (i64 i = 0; i < n; ++i) {
+    numbers[i] = 0.2 * random.uniform_double(static_cast<std::uint64_t>(i)) - 0.1;
+  }
+  store_as(type, numbers, n, bytes.data());
+  return bytes;
+}
+
+}  // namespace detail
+
+/// Gives every row of a saved state small random numbers, used over and over, for benchmarks: a cache that is
+/// filled, not computed.
+inline void fill_random(SavedState& state, std::uint64_t seed) {
   for (auto& row : state.rows) {
-    if (row.dtype == DType::f8e4m3) {  // any finite numbers; their scales are small
-      for (std::size_t i = 0; i < row.data.size(); ++i) {
-        row.data[i] = static_cast<std::byte>(i * 151 % 0x70 + (i % 3 == 0 ? 0x80 : 0));
-      }
-      continue;
+    std::vector<std::byte> const numbers = detail::small_numbers(row.dtype, seed);
+    for (std::size_t at = 0; at < row.data.size(); at += numbers.size()) {
+      std::copy_n(numbers.begin(), std::min(numbers.size(), row.data.size() - at),
+                  row.data.begin() + static_cast<std::ptrdiff_t>(at));
     }
-    i64 const n = static_cast<i64>(row.data.size()) / size_of(row.dtype);
-    for (i64 at = 0; at < n; at += 1024) {
-      detail::store_as(row.dtype, numbers, std::min<i64>(1024, n - at), row.data.data() + at * size_of(row.dtype));
-    }
+  }
+}
+
+/// Queues filling `bytes` bytes of the backend's memory with a pattern of the host's, over and over.
+template <class B> void fill_repeating(B const& backend, void* to, i64 bytes, std::span<std::byte const> pattern) {
+  i64 done = std::min(bytes, static_cast<i64>(pattern.size()));
+  backend.copy_from_host(to, pattern.data(), done);
+  while (done < bytes) {
+    i64 const n = std::min(done, bytes - done);
+    backend.copy(static_cast<char*>(to) + done, to, n);
+    done += n;
   }
 }
 

@@ -219,6 +219,18 @@ template <class Model> class StatePool {
     });
   }
 
+  /// f(dtype, memory, bytes) for every row of a slot's sequence of `position` tokens, where it is kept.
+  template <class F> void visit_memory(std::string_view plan, i64 slot, i64 position, F&& f) {
+    check_slot(slot);
+    JET_CHECK(!paged(), "this pool is paged; a sequence's memory is one piece with page_size 0 only");
+    JET_CHECK(position >= 0 && position <= options_.max_len, "state: position ", position,
+              ", expected 0 to max_len ", options_.max_len);
+    visit_saved(plan, [&](i64, char, std::string const&, StateSpec const& row, Slot const& s) {
+      i64 const numbers = row.per_token ? s.stride[1] * std::min(position, s.extent[1]) : row.shape.numel();
+      f(s.dtype, s.row_bytes(slot), numbers * size_of(s.dtype));
+    });
+  }
+
   /// Throws, naming the layer and row, if a sequence cannot go back from `position` to `length` tokens.
   void check_truncate(std::string_view plan, i64 position, i64 length) {
     JET_CHECK(length >= 0 && length <= position, "truncate: length ", length, ", expected 0 to ", position);

@@ -304,6 +304,7 @@ template <class Model, class B> class TrainStep {
     View const x = ctx.scratch(tokens, width);
     View const dx = Backward ? ctx.accumulator(tokens, width) : View{};
     Model::declare_shared(ctx);
+    static_assert(!Model::config.embedding_norm, "jet: a model with a norm of its embedding has no backward");
     ctx.run(op::Embedding{}, w.embedding, static_cast<std::int32_t const*>(d.ids), x);
     i64 const mark = ctx.stack().mark();
     if constexpr (Backward) {

@@ -88,7 +88,8 @@ template <class Model> class Weights {
   }
 
   Slot embedding{};
-  Slot head{};  // the embedding when tied
+  Slot head{};                                    // the embedding when tied
+  Params<typename Model::norm> embedding_norm{};  // null unless the config has one
   Params<typename Model::norm> final_norm{};
 
   /// One layer's tensors under letter L, as a model's forward reads them.
@@ -127,6 +128,9 @@ template <class Model> class Weights {
   /// for those that the plan uses. A tied head is not visited.
   template <class F> void visit(F&& f, std::string_view plan = {}) {
     f(TensorKey{Module::embedding, -1, 0, embedding_spec(Role::embedding)}, embedding);
+    if constexpr (Model::config.embedding_norm) {
+      rows<typename Model::norm>(Module::embedding_norm, -1, '\0', embedding_norm, f);
+    }
     for (i64 l = 0; l < Model::layers; ++l) {
       bool mlp_done = false, mixer_norm_done = false, mlp_norm_done = false;
       std::string_view const letters = plan.empty() ? std::string_view(held_[static_cast<std::size_t>(l)])

@@ -30,6 +30,8 @@ struct ScanShape {
   Decay decay = Decay::head;
   Update update = Update::delta;
   double scale = 0;  // of the query; 0: head_k^-1/2
+  /// Promises |k| <= 1 (up to rounding) and, with the delta update, 0 <= beta <= 2: 16-bit factors are then safe.
+  bool unit_keys = false;
 
   constexpr i64 decay_width() const {
     return decay == Decay::none ? 0 : decay == Decay::head ? heads : heads * head_k;

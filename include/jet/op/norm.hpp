@@ -34,6 +34,13 @@ struct Add {
   static constexpr std::string_view name = "add";
 };
 
+/// y = w * (x - mean(x)) / sqrt(var(x) + eps) + b, per row (arXiv 1607.06450).
+///   args: Slot weight, bias [width], View x (tokens, width), View y (tokens, width), which may be x
+struct LayerNorm {
+  static constexpr std::string_view name = "layer_norm";
+  double eps = 1e-5;
+};
+
 /// RMSNorm of each head in place; the weight [head] is shared by all heads (query/key norm).
 ///   args: Slot weight [head], View x (tokens, heads * head) at acc
 /// Backward: Slot weight, View x (before the norm), View dx in place (in: of the output), Slot dweight. Saves x.

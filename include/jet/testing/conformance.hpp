@@ -5,20 +5,18 @@
 ///   testing::Conformance const report = testing::conformance<MyBlock, Cpu<precision::f64>>();
 ///   if (!report.passed()) { std::cerr << report.text(); }
 ///
-/// | property   | what is checked |
-/// |------------|--------------------------------------------------------------------------------------------------|
-/// | names      | parameters and state have names that a checkpoint can hold, and every parameter has an effect |
-/// | state bytes| what the declaration says a state takes is what a pool allocates, and is within the bytes saved |
-/// | poison     | with scratch, output and unwritten cache full of NaN, the output is finite and the input is kept
-/// | | splits     | a sequence cut anywhere gives the same output and state; prefill then decode too | | ragged | a
-/// batch of sequences of any lengths equals separate calls                                        | | empty      |
-/// calls without sequences and sequences without tokens change nothing                             | | neighbours |
-/// bit for bit, a sequence does not depend on what else is in the batch, NaN included               | | repeats |
-/// bit for bit, the same call gives the same result                                                 | | slots | bit
-/// for bit, inactive rows and other slots are neither read nor written                          | | null state | a
-/// null state is a zero state that is not kept                                                    | | moves      |
-/// save, load, fork and reset: a sequence goes on bit for bit                                       | | allocation
-/// | a decode step allocates nothing (where the program counts allocations)                           |
+/// - names: parameters and state have names that a checkpoint can hold, and every parameter has an effect
+/// - state bytes: what the declaration says a state takes is what a pool allocates, and is within the bytes saved
+/// - poison: with scratch, output and unwritten cache full of NaN, the output is finite and the input is kept
+/// - splits: a sequence cut anywhere gives the same output and state; prefill then decode too
+/// - ragged: a batch of sequences of any lengths equals separate calls
+/// - empty: calls without sequences and sequences without tokens change nothing
+/// - neighbours: bit for bit, a sequence does not depend on what else is in the batch, NaN included
+/// - repeats: bit for bit, the same call gives the same result
+/// - slots: bit for bit, inactive rows and other slots are neither read nor written
+/// - null state: a null state is a zero state that is not kept
+/// - moves: save, load, fork and reset: a sequence goes on bit for bit
+/// - allocation: a decode step allocates nothing (where the program counts allocations)
 #pragma once
 
 #include <algorithm>
