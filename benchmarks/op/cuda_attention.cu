@@ -1,6 +1,6 @@
-// Attention on the device: rates of decode steps and of prefills, beside what a kernel that only reads reaches in
-// the same run.
-//   bench_op_cuda_attention [--long]
+// Attention on the device: rates of decode steps and of prefills, beside what a kernel that only reads and a large
+// matrix product reach in the same run.
+//   bench_op_cuda_attention [--long] [--decode | --prefill]
 // A figure is the median of the replays of a graph that holds several calls on different caches, so that nothing is
 // found in L2 that a model would not find there. Bytes counted: keys and values once; FLOP: 4 heads head per
 // visible pair of a query and a key.
@@ -121,7 +121,25 @@ template <AttentionShape C, jet::Precision P> class Bench {
   jet::Batch host_;
 };
 
+// FLOP/s of a product of two bf16 matrices of 8192 x 8192 by cuBLASLt.
+double product_rate(jet::Cuda<jet::precision::bf16>& backend) {
+  constexpr i64 n = 8192;
+  jet::DType const type = jet::DType::bf16;
+  jet::DeviceBuffer const a(n * n * 2), b(n * n * 2), c(n * n * 2), workspace(jet::cuda::BlasLt::workspace_bytes);
+  fill<jet::bf16>(a, backend.stream());
+  fill<jet::bf16>(b, backend.stream());
+  jet::Shape const shape{n, n};
+  double const s = seconds(backend.stream(), 10, 5, [&](int) {
+    JET_CHECK(backend.blas().product(backend.stream(), jet::View(a.data(), type, shape), nullptr,
+                                     jet::View(b.data(), type, shape), jet::View(c.data(), type, shape), false,
+                                     workspace.data()),
+              "no product of 8192 x 8192");
+  });
+  return 2.0 * static_cast<double>(n * n * n) / s;
+}
+
 double read_bandwidth = 0;
+double product_flop = 0;
 
 template <AttentionShape C, jet::Precision P> void decode(jet::Cuda<P>& backend, i64 batch, i64 context) {
   i64 const keys = C.window > 0 ? C.window : context;
@@ -144,19 +162,23 @@ void prefill(jet::Cuda<P>& backend, i64 batch, i64 tokens, i64 seen, int repeats
   double const s = bench.run(1, repeats);
   std::printf(
       "prefill %s %2lld/%lld heads of %3lld, window %4lld, batch %3lld, tokens %6lld after %6lld: %9.3f ms %7.1f "
-      "TFLOP/s\n",
+      "TFLOP/s %5.1f %% of a product\n",
       P.kv_dtype() == jet::DType::bf16 ? "bf16" : "f32 ", static_cast<long long>(C.heads),
       static_cast<long long>(C.kv_heads), static_cast<long long>(C.head), static_cast<long long>(C.window),
       static_cast<long long>(batch), static_cast<long long>(tokens), static_cast<long long>(seen), s * 1e3,
-      bench.flop() / s * 1e-12);
+      bench.flop() / s * 1e-12, 100 * bench.flop() / s / product_flop);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   bool all = false;
+  bool decodes = true;
+  bool prefills = true;
   for (int i = 1; i < argc; ++i) {
     all = all || std::string_view(argv[i]) == "--long";
+    decodes = decodes && std::string_view(argv[i]) != "--prefill";
+    prefills = prefills && std::string_view(argv[i]) != "--decode";
     if (std::string_view(argv[i]).starts_with("--benchmark_list_tests")) {
       std::printf("decode\nprefill\n");
       return 0;
@@ -168,35 +190,50 @@ int main(int argc, char** argv) {
     return 77;
   }
   try {
-    jet::Cuda<jet::precision::bf16> backend;
-    jet::Cuda<jet::precision::f32> exact;
+    constexpr jet::Precision bf16 = jet::precision::bf16;
+    constexpr jet::Precision f32 = jet::precision::f32;
+    jet::Cuda<bf16> backend;
+    jet::Cuda<f32> exact;
     cudaDeviceProp properties{};
     jet::cuda_check(cudaGetDeviceProperties(&properties, backend.device()), "properties");
     read_bandwidth = read_rate(backend.stream());
-    std::printf("%s, reading alone %.0f GB/s\n", properties.name, read_bandwidth * 1e-9);
+    product_flop = product_rate(backend);
+    std::printf("%s, reading alone %.0f GB/s, a product of 8192 x 8192 %.1f TFLOP/s\n", properties.name,
+                read_bandwidth * 1e-9, product_flop * 1e-12);
     constexpr AttentionShape full{12, 2, 128, 0};
     constexpr AttentionShape window{12, 2, 128, 1152};
-    for (i64 const context : {i64{4096}, i64{65536}}) {
+    if (decodes) {
+      for (i64 const context : {i64{4096}, i64{65536}}) {
+        for (i64 const batch : {1, 8, 64}) {
+          decode<full, bf16>(backend, batch, context);
+        }
+      }
       for (i64 const batch : {1, 8, 64}) {
-        decode<full, jet::precision::bf16>(backend, batch, context);
+        decode<window, bf16>(backend, batch, 65536);
+      }
+      decode<full, f32>(exact, 1, 65536);
+      decode<full, f32>(exact, 8, 65536);
+      if (all) {
+        decode<AttentionShape{16, 8, 128, 0}, bf16>(backend, 8, 65536);
+        decode<AttentionShape{16, 2, 128, 0}, bf16>(backend, 64, 65536);
+        decode<AttentionShape{3, 1, 64, 0}, bf16>(backend, 8, 65536);
       }
     }
-    for (i64 const batch : {1, 8, 64}) {
-      decode<window, jet::precision::bf16>(backend, batch, 65536);
-    }
-    decode<full, jet::precision::f32>(exact, 1, 65536);
-    decode<full, jet::precision::f32>(exact, 8, 65536);
-    prefill<full, jet::precision::bf16>(backend, 1, 4096, 0, 10);
-    prefill<full, jet::precision::bf16>(backend, 16, 4096, 0, 10);
-    prefill<full, jet::precision::bf16>(backend, 1, 16384, 0, 10);
-    prefill<full, jet::precision::bf16>(backend, 1, 2048, 63488, 10);
-    prefill<window, jet::precision::bf16>(backend, 1, 16384, 0, 10);
-    prefill<full, jet::precision::f32>(exact, 1, 4096, 0, 3);
-    if (all) {
-      prefill<full, jet::precision::bf16>(backend, 1, 65536, 0, 5);
-      decode<AttentionShape{16, 8, 128, 0}, jet::precision::bf16>(backend, 8, 65536);
-      decode<AttentionShape{16, 2, 128, 0}, jet::precision::bf16>(backend, 64, 65536);
-      decode<AttentionShape{3, 1, 64, 0}, jet::precision::bf16>(backend, 8, 65536);
+    if (prefills) {
+      prefill<full, bf16>(backend, 1, 4096, 0, 20);
+      prefill<full, bf16>(backend, 16, 4096, 0, 10);
+      prefill<full, bf16>(backend, 1, 16384, 0, 10);
+      prefill<full, bf16>(backend, 1, 65536, 0, 7);
+      prefill<full, bf16>(backend, 1, 2048, 63488, 10);
+      prefill<full, bf16>(backend, 32, 128, 8064, 10);
+      prefill<window, bf16>(backend, 1, 16384, 0, 10);
+      prefill<window, bf16>(backend, 1, 65536, 0, 10);
+      prefill<window, bf16>(backend, 16, 4096, 0, 10);
+      prefill<AttentionShape{16, 8, 64, 0}, bf16>(backend, 1, 16384, 0, 10);
+      prefill<AttentionShape{12, 2, 96, 0}, bf16>(backend, 1, 16384, 0, 10);
+      prefill<AttentionShape{8, 2, 256, 0}, bf16>(backend, 1, 16384, 0, 10);
+      prefill<AttentionShape{8, 2, 256, 1024}, bf16>(backend, 1, 16384, 0, 10);
+      prefill<full, f32>(exact, 1, 4096, 0, 3);
     }
   } catch (jet::Error const& error) {
     std::printf("FAILED: %s\n", error.what());

@@ -66,4 +66,43 @@ template <class T> T* fill(jet::DeviceBuffer const& memory, cudaStream_t stream)
   return at;
 }
 
+template <int Unroll> __global__ void copy_kernel(uint4 const* from, uint4* to, i64 n) {
+  i64 const base = static_cast<i64>(blockIdx.x) * blockDim.x * Unroll + threadIdx.x;
+  uint4 v[Unroll];
+#pragma unroll
+  for (int j = 0; j < Unroll; ++j) {
+    i64 const at = base + j * static_cast<i64>(blockDim.x);
+    v[j] = at < n ? __ldcs(from + at) : uint4{};
+  }
+#pragma unroll
+  for (int j = 0; j < Unroll; ++j) {
+    i64 const at = base + j * static_cast<i64>(blockDim.x);
+    if (at < n) {
+      __stcs(to + at, v[j]);
+    }
+  }
+}
+/// Bytes a second that the fastest of several copies of 512 MiB reads and writes.
+inline double copy_rate(cudaStream_t stream) {
+  jet::DeviceBuffer const memory(i64{1} << 30);
+  fill<float>(memory, stream);
+  i64 const n = memory.bytes() / 32;
+  auto* const from = reinterpret_cast<uint4*>(memory.data());
+  double best = 0;
+  auto const rate = [&](auto* copy, int unroll, int threads, uint4* to) {
+    double const s = seconds(stream, 1, 10, [&](int) {
+      copy<<<static_cast<unsigned>((n + unroll * threads - 1) / (unroll * threads)), static_cast<unsigned>(threads),
+             0, stream>>>(from, to, n);
+    });
+    best = std::max(best, static_cast<double>(memory.bytes()) / s);
+  };
+  for (int const threads : {128, 256, 512}) {
+    for (uint4* const to : {from, from + n}) {
+      rate(&copy_kernel<4>, 4, threads, to);
+      rate(&copy_kernel<8>, 8, threads, to);
+    }
+  }
+  return best;
+}
+
 }  // namespace device

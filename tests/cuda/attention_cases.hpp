@@ -212,9 +212,8 @@ template <jet::op::AttentionShape C, jet::Precision P> class Harness {
   }
 
  private:
-  std::int32_t page(i64 slot, i64 i) const {  // scattered
-    return static_cast<std::int32_t>((i * 7 + slot * 3) % max_pages_ * options_.slots +
-                                     (slot + i) % options_.slots);
+  std::int32_t page(i64 slot, i64 i) const {  // scattered: 7919 is prime and above the number of pages
+    return static_cast<std::int32_t>((slot * max_pages_ + i) * 7919 % units_);
   }
   // Rounds a row as it is stored to `row`, and puts it where the image of a cache keeps it.
   void keep(std::vector<std::byte>& image, i64 slot, i64 position, float const* from, double* row) {

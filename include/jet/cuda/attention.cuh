@@ -1,6 +1,8 @@
 /// \file
 /// Attention (op/attention.hpp) on the device. Sequences of one token go to the decode kernel, others to the
-/// prefill kernel; which a sequence takes depends on its own number of tokens alone, and so does its result.
+/// prefill kernel (attention_hopper.cuh on sm_90a with keys and values in bf16 and a head that is a multiple of 32
+/// up to 256, else attention_prefill.cuh); which a sequence takes depends on its own number of tokens alone, and so
+/// does its result.
 ///
 /// Numerics: keys and values are rounded to the kv dtype before use. With keys and values in bf16 and a head that
 /// is a multiple of 16 the products run on the tensor cores: in a prefill, queries and the softmax's weights are
@@ -24,6 +26,7 @@
 #include <jet/core/view.hpp>
 #include <jet/cuda/arch.cuh>
 #include <jet/cuda/attention_decode.cuh>
+#include <jet/cuda/attention_hopper.cuh>
 #include <jet/cuda/attention_prefill.cuh>
 #include <jet/cuda/attention_rows.cuh>
 #include <jet/cuda/launch.cuh>
@@ -46,6 +49,9 @@ template <int Head, class KV> struct AttentionPaths {
   using decode = std::conditional_t<tensor, DecodeMma<tensor_head, tensor_kv, decode_warps, stages, 1>,
                                     DecodePlain<Head, KV, 4>>;
   using prefill = std::conditional_t<tensor, PrefillMma<tensor_head, tensor_kv>, PrefillPlain<Head, KV>>;
+  /// The prefill on devices whose kernels run with wgmma.
+  static constexpr bool wgmma = has_sm_90 && std::is_same_v<KV, bf16> && Head % 32 == 0 && Head <= 256;
+  using prefill_wgmma = PrefillWgmma<wgmma ? Head : 32>;
   /// Bytes that addresses of a row's beginning are multiples of.
   static constexpr i64 row_alignment = tensor ? 16 : static_cast<i64>(sizeof(KV));
   static constexpr i64 query_alignment = tensor ? 16 : 4;
@@ -55,6 +61,7 @@ template <int Head, class KV> struct AttentionPaths {
 struct AttentionMemory {
   View staged_key, staged_value, staged_key_scale, staged_value_scale;
   DecodeMerge merge{};
+  int* next_item = nullptr;
 };
 
 inline void check_attention_view(View const& view, char const* what, i64 tokens, i64 width, i64 align) {
@@ -104,6 +111,11 @@ template <op::AttentionShape C> struct Kernel<op::Attention<C>, tag::cuda> {
   static constexpr i64 piece_rows = group < cuda::kernel::decode_rows ? group : cuda::kernel::decode_rows;
   static constexpr i64 cuts = (group + cuda::kernel::decode_rows - 1) / cuda::kernel::decode_rows;
 
+  /// Launches of a prefill of so many sequences.
+  static constexpr i64 launches(i64 seqs) {
+    return (seqs + cuda::kernel::prefill_sequences - 1) / cuda::kernel::prefill_sequences;
+  }
+
   template <class B>
   static cuda::kernel::AttentionMemory scratch(Context<B>& ctx, op::Attention<C> const&, View const& q, View const&,
                                                View const&, Slot const& key_cache, Slot const&, View const&) {
@@ -129,6 +141,7 @@ template <op::AttentionShape C> struct Kernel<op::Attention<C>, tag::cuda> {
     m.merge.norms = static_cast<float2*>(ctx.scratch_bytes(places * piece_rows * i64{sizeof(float2)}));
     m.merge.units = static_cast<cuda::kernel::DecodeUnit*>(
         ctx.scratch_bytes(ctx.seqs() * C.kv_heads * cuts * i64{sizeof(cuda::kernel::DecodeUnit)}));
+    m.next_item = static_cast<int*>(ctx.scratch_bytes(launches(ctx.seqs()) * i64{sizeof(int)}));
     return m;
   }
 
@@ -180,6 +193,8 @@ template <op::AttentionShape C> struct Kernel<op::Attention<C>, tag::cuda> {
     call.group = static_cast<int>(group);
     call.window = static_cast<int>(C.window);
     call.scale = static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(C.head)));
+    call.next_item = memory.next_item;
+    call.next_items = static_cast<int>(launches(batch.seqs));
     call.staged_key = memory.staged_key.data;
     call.staged_value = memory.staged_value.data;
     call.staged_key_scale = static_cast<f16*>(memory.staged_key_scale.data);
@@ -222,19 +237,33 @@ template <op::AttentionShape C> struct Kernel<op::Attention<C>, tag::cuda> {
     }
     if (several) {
       constexpr int threads = 256;
-      i64 const blocks = (tokens * C.kv_heads * cuda::warp_size + threads - 1) / threads;
+      constexpr bool wide = Paths::tensor && std::is_same_v<KV, bf16>;
+      i64 const blocks = (tokens * C.kv_heads * (wide ? C.head / 8 : i64{cuda::warp_size}) + threads - 1) / threads;
       cuda::Grid const rows{std::min<i64>(blocks, 65536), threads};
       auto const append = [&] {
         if (call.capacity > 0) {
-          launch("attention_append", rows, stream, &kernel::attention_append_kernel<KV>, call, head);
+          launch("attention_append", rows, stream, &kernel::attention_append_kernel<KV, wide>, call, head);
         }
       };
       if (call.staged_key != nullptr) {
-        launch("attention_stage", rows, stream, &kernel::attention_stage_kernel<KV>, call, head);
+        launch("attention_stage", rows, stream, &kernel::attention_stage_kernel<KV, wide>, call, head);
       } else {
         append();
       }
-      kernel::attention_prefill<typename Paths::prefill>(stream, call, host != nullptr, length);
+      auto const portable = [&] {
+        kernel::attention_prefill<typename Paths::prefill>(stream, call, host != nullptr, length);
+      };
+      if constexpr (Paths::wgmma) {
+        if (kernel::runs_wgmma()) {
+          kernel::attention_wgmma<typename Paths::prefill_wgmma>(stream, ctx.backend().multiprocessors(), call,
+                                                                 key_cache ? key_cache.extent[0] : 0,
+                                                                 host != nullptr, length);
+        } else {
+          portable();
+        }
+      } else {
+        portable();
+      }
       if (call.staged_key != nullptr) {
         append();
       }

@@ -552,22 +552,29 @@ __global__ void __launch_bounds__(Path::threads, Path::blocks_each)
   Path::attend(call, prefill_tile(call, first_sequence, sequences, first_item, item, Path::tile), prefill_memory);
 }
 
-/// Queues the kernel for the sequences of the call that have two tokens or more. `lengths` gives their tokens on
-/// the host; without it the grid is as large as any cut of the tokens into sequences needs.
+/// Tiles of `Tile` rows of sequences [first, first + n) of the call. `lengths` gives their tokens on the host;
+/// without it (`known` false) as many as any cut of the tokens into sequences needs.
+template <int Tile, class Lengths>
+i64 prefill_grid(AttentionCall const& call, int first, int n, bool known, Lengths const& lengths) {
+  if (!known) {
+    return (call.tokens * call.group / Tile + n) * call.kv_heads;
+  }
+  i64 tiles = 0;
+  for (int i = first; i < first + n; ++i) {
+    tiles += prefill_tiles(lengths(i), call.group, call.kv_heads, Tile);
+  }
+  return tiles;
+}
+
+/// Queues the kernel for the sequences of the call that have two tokens or more. `lengths` as in prefill_grid.
 template <class Path, class Lengths>
 void attention_prefill(cudaStream_t stream, AttentionCall const& call, bool known, Lengths const& lengths) {
   for (int first = 0; first < call.seqs; first += prefill_sequences) {
     int const n = std::min(call.seqs - first, prefill_sequences);
-    i64 tiles = 0;
-    if (known) {
-      for (int i = first; i < first + n; ++i) {
-        tiles += prefill_tiles(lengths(i), call.group, call.kv_heads, Path::tile);
-      }
-    } else {
-      tiles = (call.tokens * call.group / Path::tile + n) * call.kv_heads;
-    }
-    launch("attention_prefill", Grid{tiles, Path::threads, Path::shared_bytes + (n + 1) * i64{sizeof(int)}}, stream,
-           &attention_prefill_kernel<Path>, call, first, n);
+    launch("attention_prefill",
+           Grid{prefill_grid<Path::tile>(call, first, n, known, lengths), Path::threads,
+                Path::shared_bytes + (n + 1) * i64{sizeof(int)}},
+           stream, &attention_prefill_kernel<Path>, call, first, n);
   }
 }
 

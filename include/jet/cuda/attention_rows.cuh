@@ -12,6 +12,7 @@
 #include <jet/cuda/arch.cuh>
 #include <jet/cuda/fp8.cuh>
 #include <jet/cuda/reduce.cuh>
+#include <jet/cuda/vector.cuh>
 
 JET_CUDA_NAMESPACE_BEGIN
 namespace kernel {
@@ -51,6 +52,9 @@ struct AttentionCall {
 
   int kv_heads, group, window;  // group: query heads of a kv head; window 0: full
   float scale;                  // of scores, times log2(e): the kernels' exponentials are powers of two
+
+  int* next_item;  // what blocks count items with: set to zero by the kernel that stores the call's rows
+  int next_items;  // how many
 };
 
 /// One sequence of the call.
@@ -95,15 +99,6 @@ __device__ inline i64 scale_offset(AttentionCall const& call, AttentionSequence 
 /// The row of a cache that keeps a position.
 __device__ inline int cache_row(AttentionCall const& call, AttentionSequence const& s, int position) {
   return s.pages == nullptr && position >= call.capacity ? position % call.capacity : position;
-}
-
-/// The largest magnitude over the lanes of a warp.
-__device__ inline float warp_largest(float x) {
-  x = fabsf(x);
-  for (int offset = warp_size / 2; offset > 0; offset /= 2) {
-    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));
-  }
-  return x;
 }
 
 /// first[i] = items of the sequences before i, first[seqs] = all of them, for items(i) items of sequence i.
@@ -183,8 +178,46 @@ template <class KV> __device__ void store_kv(float const* from, KV* to, f16* sca
   }
 }
 
-/// Rounds the call's keys and values into the staging rows. A warp takes a token and kv head.
-template <class KV> __global__ void attention_stage_kernel(AttentionCall const call, int head) {
+/// Sets the counters of items to zero.
+__device__ inline void clear_items(AttentionCall const& call) {
+  if (blockIdx.x == 0) {
+    for (int i = static_cast<int>(threadIdx.x); i < call.next_items; i += static_cast<int>(blockDim.x)) {
+      call.next_item[i] = 0;
+    }
+  }
+}
+
+/// For bf16 rows at multiples of 16 bytes: each(t, column) for all tokens and every eighth column of the kv heads.
+template <class Each> __device__ void each_eight(AttentionCall const& call, int head, Each const& each) {
+  int const pieces = call.kv_heads * head / 8;
+  int const across = min(pieces, static_cast<int>(blockDim.x));
+  int const tokens = static_cast<int>(blockDim.x) / across;
+  int const local = static_cast<int>(threadIdx.x) / across;
+  if (local >= tokens) {
+    return;
+  }
+  for (i64 t = static_cast<i64>(blockIdx.x) * tokens + local; t < call.tokens;
+       t += static_cast<i64>(gridDim.x) * tokens) {
+    for (int piece = static_cast<int>(threadIdx.x) % across; piece < pieces; piece += across) {
+      each(t, piece * 8);
+    }
+  }
+}
+
+/// Rounds the call's keys and values into the staging rows. A warp takes a token and kv head. Wide: rows of the
+/// call and of the state are bf16 and begin at multiples of 16 bytes; a thread takes eight columns.
+template <class KV, bool Wide> __global__ void attention_stage_kernel(AttentionCall const call, int head) {
+  clear_items(call);
+  if constexpr (Wide) {
+    i64 const width = i64{call.kv_heads} * head;
+    each_eight(call, head, [&](i64 t, int column) {
+      store_eight(call.staged_key, DType::bf16, t * width + column,
+                  load_eight(call.k, DType::f32, t * call.k_stride + column));
+      store_eight(call.staged_value, DType::bf16, t * width + column,
+                  load_eight(call.v, DType::f32, t * call.v_stride + column));
+    });
+    return;
+  }
   i64 const warps = static_cast<i64>(gridDim.x) * (blockDim.x / warp_size);
   i64 const first = (static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x) / warp_size;
   for (i64 i = first; i < call.tokens * call.kv_heads; i += warps) {
@@ -199,8 +232,26 @@ template <class KV> __global__ void attention_stage_kernel(AttentionCall const c
 
 /// Writes the keys and values of sequences of two tokens or more into the cache, the newest `capacity` of each at
 /// most (those before would be overwritten). A warp takes a token and kv head; single tokens are the decode
-/// kernel's.
-template <class KV> __global__ void attention_append_kernel(AttentionCall const call, int head) {
+/// kernel's. Wide: as above.
+template <class KV, bool Wide> __global__ void attention_append_kernel(AttentionCall const call, int head) {
+  clear_items(call);
+  auto const kept = [&](AttentionSequence const& s, int at) {
+    return s.tokens >= 2 && (s.pages != nullptr || at >= s.tokens - call.capacity);
+  };
+  if constexpr (Wide) {
+    each_eight(call, head, [&](i64 t, int column) {
+      AttentionSequence const s = attention_sequence(call, find_sequence(call.cu_seqlens, call.seqs, t));
+      int const at = static_cast<int>(t - s.begin);
+      if (kept(s, at)) {
+        int const row = cache_row(call, s, s.position + at);
+        store_eight(call.key.data, DType::bf16, cache_offset(call, s, call.key, row) + column,
+                    load_eight(call.k, DType::f32, t * call.k_stride + column));
+        store_eight(call.value.data, DType::bf16, cache_offset(call, s, call.value, row) + column,
+                    load_eight(call.v, DType::f32, t * call.v_stride + column));
+      }
+    });
+    return;
+  }
   i64 const warps = static_cast<i64>(gridDim.x) * (blockDim.x / warp_size);
   i64 const first = (static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x) / warp_size;
   for (i64 i = first; i < call.tokens * call.kv_heads; i += warps) {
@@ -208,7 +259,7 @@ template <class KV> __global__ void attention_append_kernel(AttentionCall const 
     int const kv_head = static_cast<int>(i - t * call.kv_heads);
     AttentionSequence const s = attention_sequence(call, find_sequence(call.cu_seqlens, call.seqs, t));
     int const at = static_cast<int>(t - s.begin);
-    if (s.tokens < 2 || (s.pages == nullptr && at < s.tokens - call.capacity)) {
+    if (!kept(s, at)) {
       continue;
     }
     int const row = cache_row(call, s, s.position + at);
