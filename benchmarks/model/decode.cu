@@ -133,6 +133,7 @@ class Report {
 };
 
 constexpr jet::Precision half_state{DType::bf16, DType::bf16, DType::f32, DType::f16};
+constexpr jet::Precision half_state_f8_kv{DType::bf16, DType::bf16, DType::f32, DType::f16, DType::f8e4m3};
 
 }  // namespace
 
@@ -173,6 +174,7 @@ int main(int argc, char** argv) {
     report.run<jet::JetNemotron2B, bf16>("jet-nemotron-2b", 32, {0, 5326});
     report.run<jet::JetNemotron2B, bf16>("jet-nemotron-2b", 128, {2885, 9501});
     report.run<jet::JetNemotron2B, half_state>("jet-nemotron-2b", 128, {2885, 9501});
+    report.run<jet::JetNemotron2B, half_state_f8_kv>("jet-nemotron-2b", 128, {2885, 9501});
     report.run<jet::JetNemotron4B, bf16>("jet-nemotron-4b", 64, {1271, 0});
     report.run<jet::Qwen3_1_7B, bf16>("qwen3-1.7b", 8, {61, 355});
   } catch (std::exception const& error) {

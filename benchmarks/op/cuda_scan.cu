@@ -24,43 +24,7 @@ using jet::i64;
 using jet::op::ScanShape;
 namespace kernel = jet::cuda::kernel;
 
-template <int Unroll> __global__ void copy_kernel(uint4 const* from, uint4* to, i64 n) {
-  i64 const base = static_cast<i64>(blockIdx.x) * blockDim.x * Unroll + threadIdx.x;
-  uint4 v[Unroll];
-#pragma unroll
-  for (int j = 0; j < Unroll; ++j) {
-    i64 const at = base + j * static_cast<i64>(blockDim.x);
-    v[j] = at < n ? __ldcs(from + at) : uint4{};
-  }
-#pragma unroll
-  for (int j = 0; j < Unroll; ++j) {
-    i64 const at = base + j * static_cast<i64>(blockDim.x);
-    if (at < n) {
-      __stcs(to + at, v[j]);
-    }
-  }
-}
 double copy_rate = 0;  // bytes read and written a second
-
-void measure_copy(cudaStream_t stream) {
-  jet::DeviceBuffer const memory(i64{1} << 30);
-  fill<float>(memory, stream);
-  i64 const n = memory.bytes() / 32;
-  auto* const from = reinterpret_cast<uint4*>(memory.data());
-  auto const rate = [&](auto* copy, int unroll, int threads, uint4* to) {
-    double const s = seconds(stream, 1, 10, [&](int) {
-      copy<<<static_cast<unsigned>((n + unroll * threads - 1) / (unroll * threads)), static_cast<unsigned>(threads),
-             0, stream>>>(from, to, n);
-    });
-    copy_rate = std::max(copy_rate, static_cast<double>(memory.bytes()) / s);
-  };
-  for (int const threads : {128, 256, 512}) {
-    for (uint4* const to : {from, from + n}) {
-      rate(&copy_kernel<4>, 4, threads, to);
-      rate(&copy_kernel<8>, 8, threads, to);
-    }
-  }
-}
 
 jet::DeviceBuffer states, inputs;  // shared by all cases
 constexpr i64 state_bytes = i64{320} << 20;
@@ -234,7 +198,7 @@ int main(int argc, char** argv) {
     jet::Cuda<jet::precision::bf16> backend;
     cudaDeviceProp properties{};
     jet::cuda_check(cudaGetDeviceProperties(&properties, backend.device()), "properties");
-    measure_copy(backend.stream());
+    copy_rate = device::copy_rate(backend.stream());
     std::printf("%s, copy %.0f GB/s\n", properties.name, copy_rate * 1e-9);
     states = jet::DeviceBuffer(state_bytes);
     inputs = jet::DeviceBuffer(i64{128} << 20);

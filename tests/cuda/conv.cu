@@ -30,11 +30,11 @@ Matrix rounded(Matrix m, DType type) {
   return as_floats(std::move(m));
 }
 
-// A convolution with a pool of 10 states. R: hidden numbers of a generator, 0: a static convolution.
+// A convolution with a pool of 100 states. R: hidden numbers of a generator, 0: a static convolution.
 template <jet::Precision P> class Conv {
  public:
   using Backend = jet::Cuda<P>;
-  static constexpr i64 slots = 10;
+  static constexpr i64 slots = 100;
 
   Conv(i64 channels, i64 taps, i64 r, bool with_state = true, bool bias = true)
       : channels_(channels),
@@ -150,6 +150,39 @@ template <jet::Precision P> class Conv {
     expect(same_bits(part, jet::reference::rows_of(whole, 0, 7)), name_ + ": a prefix differs");
   }
 
+  // Enough tokens for tiles: ragged calls, steps of many sequences, and the same bits from every kernel.
+  void many() {
+    call({{0, 1500}, {1, 0}, {2, 1}, {-1, 130}, {3, 127}, {4, 1}, {5, 2}, {6, 3}, {7, 2200}, {9, 64}}, 1);
+    call({{7, 130}, {0, 4}, {1, 256}}, 2);
+    std::vector<Part> steps{{8, 1}};
+    for (std::int32_t i = 10; i < 99; ++i) {
+      steps.push_back({i % 7 == 0 ? -1 : i, 1});
+    }
+    reset();
+    call(steps, 3);
+    call(steps, 4);
+    reset();
+    Matrix const among = call(steps, 5);
+    reset();
+    Matrix const alone = call({{8, 1}}, 5);
+    expect(same_bits(alone, jet::reference::rows_of(among, 0, 1)),
+           name_ + ": a step alone differs from one among many");
+    reset();
+    Matrix const whole = call({{8, 300}}, 6);
+    reset();
+    Matrix const again = call({{8, 300}}, 6);
+    expect(same_bits(whole, again), name_ + ": a second run differs");
+    for (i64 const tokens : {1, 7, 40, 64, 129}) {
+      reset();
+      Matrix const part = call({{8, tokens}}, 6, false);
+      expect(same_bits(part, jet::reference::rows_of(whole, 0, tokens)),
+             jet::concat(name_, ": a prefix of ", tokens, " tokens differs"));
+    }
+    reset();
+    Matrix const behind = call({{8, 300}, {3, 1000}}, 6, false);
+    expect(same_bits(jet::reference::rows_of(behind, 0, 300), whole), name_ + ": a sequence before others differs");
+  }
+
  private:
   i64 channels_, taps_, r_;
   bool with_state_, bias_;
@@ -248,6 +281,11 @@ int main() {
     Conv<bf16>(70, 4, 112).all(129);
     Conv<bf16>(33, 5, 50).all(129);
     Conv<bf16>(768, 4, 384).all(257);
+    Conv<bf16>(768, 4, 64).many();
+    Conv<bf16>(520, 4, 80).many();
+    Conv<bf16>(520, 4, 384).many();
+    Conv<bf16>(40, 4, 512, false).many();
+    Conv<bf16>(24, 4, 528).many();
   } catch (std::exception const& error) {
     expect(false, error.what());
   }

@@ -67,6 +67,7 @@ struct Options {
   bool host = true;           // give the context the batch on the host
   bool state = true;
   bool beta = true;
+  bool unit = true;  // norms of q and k, outside DeltaMix; else they differ from row to row
   i64 slots = 12;
 };
 
@@ -197,9 +198,16 @@ template <ScanShape C, jet::Precision P> class Harness {
       for (double& x : in.beta.data) {
         x = x == 0 ? -200 : x == 1 ? 200 : 3 * x - 1;
       }
-    } else {
+    } else if (options_.unit) {
       in.q = jet::reference::l2_norm(in.q, 1e-6, C.heads);
       in.k = jet::reference::l2_norm(in.k, 1e-6, C.heads);
+    } else {
+      for (i64 t = 0; t < tokens; ++t) {
+        for (i64 i = 0; i < in.k.cols; ++i) {
+          in.q.at(t, i) *= std::exp2(static_cast<double>(t % 5 * 6 - 12));
+          in.k.at(t, i) *= std::exp2(static_cast<double>(t % 7 * 3 - 9));
+        }
+      }
     }
     for (Matrix* const m : {&in.q, &in.k, &in.v, &in.g, &in.beta, &in.a_log, &in.dt_bias}) {
       *m = as_floats(std::move(*m));

@@ -180,8 +180,17 @@ template <int Head, class KV, int Warps, int Stages, int Blocks> struct DecodeMm
       std::uint32_t const at = to + static_cast<std::uint32_t>(row * row_bytes + chunk * 16);
       JET_UNROLL
       for (int j = 0; j < decode_tile / rows_at_once; ++j) {
-        copy_async(at + static_cast<std::uint32_t>(j * rows_at_once * row_bytes), key, true, policy);
-        copy_async(at + static_cast<std::uint32_t>(j * rows_at_once * row_bytes + half_bytes), value, true, policy);
+        std::uint32_t const key_at = at + static_cast<std::uint32_t>(j * rows_at_once * row_bytes);
+        if constexpr (chunks * 16 % 256 == 0) {
+          copy_async_together<256>(key_at, key, policy);
+          copy_async_together<256>(key_at + half_bytes, value, policy);
+        } else if constexpr (chunks * 16 % 128 == 0) {
+          copy_async_together<128>(key_at, key, policy);
+          copy_async_together<128>(key_at + half_bytes, value, policy);
+        } else {
+          copy_async(key_at, key, true, policy);
+          copy_async(key_at + half_bytes, value, true, policy);
+        }
         key += key_step;
         value += value_step;
       }

@@ -106,14 +106,6 @@ __global__ void __launch_bounds__(128) conv_generate_few(ConvCall const call, Co
   commit_copies();
   wait_for_previous();
   int const tokens = static_cast<int>(call.batch.tokens);
-  for (int i = thread; i < conv_few * (r / 4); i += 128) {
-    int const row = i / (r / 4);
-    int const k = (i - row * (r / 4)) * 4;
-    *reinterpret_cast<uint2*>(hidden + row * stride + k) =
-        row < tokens
-            ? activated(*reinterpret_cast<float4 const*>(generator.hidden + row * generator.hidden_stride + k))
-            : uint2{0, 0};
-  }
   // The output that this thread makes; its inputs come meanwhile.
   int const token = thread / (columns / taps);
   i64 const channel = first / taps + thread % (columns / taps);
@@ -124,6 +116,14 @@ __global__ void __launch_bounds__(128) conv_generate_few(ConvCall const call, Co
   if (mine) {
     window.load(call, at, channel);
     bias = *reinterpret_cast<float4 const*>(generator.b2 + channel * taps);
+  }
+  for (int i = thread; i < conv_few * (r / 4); i += 128) {
+    int const row = i / (r / 4);
+    int const k = (i - row * (r / 4)) * 4;
+    *reinterpret_cast<uint2*>(hidden + row * stride + k) =
+        row < tokens
+            ? activated(*reinterpret_cast<float4 const*>(generator.hidden + row * generator.hidden_stride + k))
+            : uint2{0, 0};
   }
   wait_copies<0>();
   __syncthreads();

@@ -26,7 +26,22 @@ __device__ inline void copy_async(std::uint32_t to, void const* from, bool valid
                "r"(valid ? 16 : 0), "l"(policy)
                : "memory");
 }
-/// The same of 4 bytes at multiples of 4, through L1.
+/// The same for all of `Together` bytes (128 or 256) that lie at a multiple of their number: L2 fetches them at
+/// once.
+template <int Together>
+__device__ void copy_async_together(std::uint32_t to, void const* from, std::uint64_t policy) {
+  static_assert(Together == 128 || Together == 256);
+  if constexpr (Together == 128) {
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                 "l"(policy)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                 "l"(policy)
+                 : "memory");
+  }
+}
+/// A copy of 4 bytes at multiples of 4, through L1.
 __device__ inline void copy_word_async(std::uint32_t to, void const* from, bool valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(valid ? 4 : 0) : "memory");
 }

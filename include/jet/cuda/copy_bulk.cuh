@@ -63,8 +63,9 @@ __device__ inline void copy_bulk(void* to, void const* from, int bytes, std::uin
                : "memory");
 #endif
 }
-/// Queues a copy back to global memory; all three are multiples of 16. Before it: async_proxy_fence (cuda/wgmma.cuh)
-/// by the writers and a barrier; after it, by the same thread and before the block ends: finish_bulk_stores.
+/// Queues a copy back to global memory; all three are multiples of 16. Before it: async_proxy_fence
+/// (cuda/wgmma.cuh) by the writers and a barrier; after it, by the same thread and before the block ends:
+/// finish_bulk_stores.
 __device__ inline void store_bulk(void* to, void const* from, int bytes) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(shared_address(from)),
@@ -78,7 +79,8 @@ __device__ inline void finish_bulk_stores() {
   asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 #endif
 }
-/// An arrival of one of the barrier's count, when this thread's copies (cuda/copy_async.cuh) queued so far are done.
+/// An arrival of one of the barrier's count, when this thread's copies (cuda/copy_async.cuh) queued so far are
+/// done.
 __device__ inline void copy_async_arrive(std::uint64_t* barrier) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");

@@ -22,8 +22,11 @@
 #include <jet/core/view.hpp>
 #include <jet/cuda/arch.cuh>
 #include <jet/cuda/batch.cuh>
+#include <jet/cuda/runs_wgmma.cuh>
 #include <jet/cuda/scan_call.cuh>
+#include <jet/cuda/scan_channel.cuh>
 #include <jet/cuda/scan_chunk.cuh>
+#include <jet/cuda/scan_hopper.cuh>
 #include <jet/cuda/scan_norm.cuh>
 #include <jet/cuda/scan_steps.cuh>
 #include <jet/fwd.hpp>
@@ -32,9 +35,20 @@
 JET_CUDA_NAMESPACE_BEGIN
 namespace kernel {
 
+/// Whether calls go to the kernels of scan_hopper.cuh where there are any. Off: all of their tests
+/// (tests/cuda/scan_hopper*.cu, which set it) have yet to be seen to pass on a device.
+inline bool scan_hopper_enabled = false;
+
+/// Scratch of the chunk form, whichever kernels run.
+struct ScanMemory {
+  ScanChunkMemory portable;
+  ScanHopperMemory hopper;
+};
+
 /// The scan of shape C. S: type of the state. Exact: fp32 products in chunks; otherwise fp16 factors, for
-/// normalised q and k.
-template <op::ScanShape C, class S, bool Exact> struct Scan {
+/// normalised q and k. Rounded: with wgmma factors are fp16 nevertheless, of which an additive update needs no
+/// norm.
+template <op::ScanShape C, class S, bool Exact, bool Rounded> struct Scan {
   static constexpr bool by_sixteen = C.head_k % 16 == 0 && C.head_k <= 256 && C.head_v % 16 == 0;
   static constexpr int head_k = static_cast<int>(C.head_k);
   using Fragments = std::conditional_t<Exact, SplitFragments, HalfFragments>;
@@ -45,12 +59,41 @@ template <op::ScanShape C, class S, bool Exact> struct Scan {
     return false;
   }();
 
-  template <class B> static ScanChunkMemory scratch(Context<B>& ctx, i64 tokens) {
-    ScanChunkMemory m;
-    if constexpr (in_chunks) {
+  /// Whether there are kernels with wgmma for it.
+  static constexpr bool hopper = has_sm_90 && Rounded && by_sixteen && C.decay != op::Decay::channel &&
+                                 head_k % 32 == 0 && (C.update == op::Update::additive || C.unit_keys);
+
+  /// Chunks with a decay per channel (scan_channel.cuh).
+  using ChannelFragments = std::conditional_t<Rounded, HalfFragments, SplitFragments>;
+  static constexpr ChannelRule rule = C.update == op::Update::delta ? ChannelRule::delta : ChannelRule::additive;
+  static constexpr bool in_channels = [] {
+    if constexpr (by_sixteen && C.decay == op::Decay::channel) {
+      return channel_chunks_fit<ChannelFragments, head_k, rule>;
+    }
+    return false;
+  }();
+
+  template <class B> static ScanMemory scratch(Context<B>& ctx, i64 tokens) {
+    ScanMemory m;
+    if constexpr (in_channels) {
+      m.portable = channel_scratch<ChannelFragments, head_k, rule>(ctx, tokens, C.heads);
+    }
+    if constexpr (in_chunks || hopper) {
       i64 const chunks = scan_max_chunks(tokens, ctx.seqs());
-      m.first_chunk = static_cast<int*>(ctx.scratch_bytes((ctx.seqs() + 1) * i64{sizeof(int)}));
-      m.chunks = static_cast<std::byte*>(ctx.scratch_bytes(chunks * C.heads * ScanChunk<Fragments, head_k>::bytes));
+      i64 bytes = 0;
+      if constexpr (in_chunks) {
+        bytes = ScanChunk<Fragments, head_k>::bytes;
+      }
+      if constexpr (hopper) {
+        bytes = std::max<i64>(bytes, ScanTiles<head_k>::bytes);
+        i64 const pieces = scan_max_pieces(tokens) * C.heads * C.head_k * i64{sizeof(float)};
+        m.hopper.states = static_cast<float*>(ctx.scratch_bytes(pieces * C.head_v));
+        m.hopper.transfers = static_cast<float*>(ctx.scratch_bytes(pieces * C.head_k));
+      }
+      m.portable.first_chunk = static_cast<int*>(ctx.scratch_bytes(3 * (ctx.seqs() + 1) * i64{sizeof(int)}));
+      m.portable.chunks = static_cast<std::byte*>(ctx.scratch_bytes(chunks * C.heads * bytes));
+      m.hopper.first_chunk = m.portable.first_chunk;
+      m.hopper.chunks = m.portable.chunks;
     }
     return m;
   }
@@ -97,8 +140,7 @@ template <op::ScanShape C, class S, bool Exact> struct Scan {
   }
 
   /// Queues it. Returns whether the call's gated norm is done with.
-  template <class B>
-  static bool run(Context<B>& ctx, ScanCall const& call, ScanChunkMemory const& memory, i64 tokens) {
+  template <class B> static bool run(Context<B>& ctx, ScanCall const& call, ScanMemory const& memory, i64 tokens) {
     cudaStream_t const stream = ctx.backend().stream();
     i64 const longest = longest_sequence(ctx);
     if (longest == 0 || tokens == 0) {
@@ -112,19 +154,15 @@ template <op::ScanShape C, class S, bool Exact> struct Scan {
       if (aligned(call.q, call.q_stride, 4) && aligned(call.k, call.k_stride, 4) &&
           aligned(call.v, call.v_stride, 4) && aligned(call.state, call.slot_stride, s) &&
           aligned(call.state, call.head_stride, s)) {
-        int few = 0;
-        if constexpr (in_chunks) {
-          few = longest > scan_few ? scan_few : 0;
-        }
+        bool const chunks = in_chunks || in_channels || uses_hopper();
+        int const few = chunks && longest > scan_few ? scan_few : 0;
         bool const fused = longest == 1 && call.y != nullptr;
         if (few == 0 || has_short(ctx)) {
-          launch_scan_steps<S, head_k / 16>(stream, ctx.backend().multiprocessors(), call, few, fused);
+          launch_scan_steps<S, head_k / 16>(stream, ctx.backend().multiprocessors(), call, few, fused,
+                                            ScanCut{.early = ctx.backend().in_recording()});
         }
-        if constexpr (in_chunks) {
-          if (few > 0) {
-            launch_scan_chunks<Fragments, head_k, C.update == op::Update::delta>(stream, ctx.backend().multiprocessors(), call, memory,
-                                                  scan_max_chunks(tokens, ctx.seqs()));
-          }
+        if (few > 0) {
+          run_chunks(ctx, call, memory, tokens);
         }
         return fused;
       }
@@ -133,7 +171,6 @@ template <op::ScanShape C, class S, bool Exact> struct Scan {
     return false;
   }
 
- private:
   /// Whether a sequence may have 1 to scan_few tokens.
   template <class B> static bool has_short(Context<B> const& ctx) {
     BatchView const* const host = ctx.host_batch();
@@ -148,6 +185,35 @@ template <op::ScanShape C, class S, bool Exact> struct Scan {
     }
     return false;
   }
+
+ private:
+  static bool uses_hopper() {
+    if constexpr (hopper) {
+      return scan_hopper_enabled && runs_wgmma();
+    }
+    return false;
+  }
+  template <class B>
+  static void run_chunks(Context<B>& ctx, ScanCall const& call, ScanMemory const& memory, i64 tokens) {
+    constexpr bool delta = C.update == op::Update::delta;
+    cudaStream_t const stream = ctx.backend().stream();
+    i64 const chunks = scan_max_chunks(tokens, ctx.seqs());
+    if constexpr (hopper) {
+      if (uses_hopper()) {
+        bool const cut = longest_sequence(ctx) > i64{scan_cut_from - 1} * scan_chunk;
+        launch_scan_hopper<head_k, delta>(stream, call, memory.hopper, chunks, cut ? scan_max_pieces(tokens) : 0);
+        return;
+      }
+    }
+    if constexpr (in_channels) {
+      launch_channel_chunks<ChannelFragments, head_k, rule>(stream, ctx.backend().multiprocessors(), call,
+                                                            memory.portable, chunks);
+    }
+    if constexpr (in_chunks) {
+      launch_scan_chunks<Fragments, head_k, delta>(stream, ctx.backend().multiprocessors(), call, memory.portable,
+                                                   chunks);
+    }
+  }
 };
 
 }  // namespace kernel
@@ -155,19 +221,20 @@ JET_CUDA_NAMESPACE_END
 
 JET_NAMESPACE_BEGIN
 
-/// Keys may have any norm, so the products in chunks are in fp32.
+/// Keys may have any norm, so the products in chunks are in fp32; in fp16 where activations are bf16 and the
+/// kernels of scan_hopper.cuh are enabled.
 template <op::ScanShape C> struct Kernel<op::GatedScan<C>, tag::cuda> {
-  template <class B> using Scan = cuda::kernel::Scan<C, type_of<B::precision.state>, true>;
+  template <class B>
+  using Scan = cuda::kernel::Scan<C, type_of<B::precision.state>, true, B::precision.act != DType::f32>;
 
   template <class B>
-  static cuda::kernel::ScanChunkMemory scratch(Context<B>& ctx, op::GatedScan<C> const&, View const& q, View const&,
-                                               View const&, View const&, View const&, Slot const&, View const&) {
+  static cuda::kernel::ScanMemory scratch(Context<B>& ctx, op::GatedScan<C> const&, View const& q, View const&,
+                                          View const&, View const&, View const&, Slot const&, View const&) {
     return Scan<B>::scratch(ctx, q.tokens());
   }
   template <class B>
-  static void run(Context<B>& ctx, op::GatedScan<C> const&, cuda::kernel::ScanChunkMemory const& memory,
-                  View const& q, View const& k, View const& v, View const& g, View const& beta, Slot const& state,
-                  View const& o) {
+  static void run(Context<B>& ctx, op::GatedScan<C> const&, cuda::kernel::ScanMemory const& memory, View const& q,
+                  View const& k, View const& v, View const& g, View const& beta, Slot const& state, View const& o) {
     namespace kernel = cuda::kernel;
     kernel::check_f32_rows("gated_scan", o, "o", q.tokens(), C.heads * C.head_v);
     kernel::ScanCall call = Scan<B>::call(ctx, q, k, v, state);
@@ -192,10 +259,15 @@ template <op::ScanShape C> struct Kernel<op::GatedScan<C>, tag::cuda> {
 template <op::ScanShape C> struct Kernel<op::DeltaMix<C>, tag::cuda> {
   static_assert(C.decay == op::Decay::head && C.update == op::Update::delta,
                 "jet: DeltaMix has a decay per head and the delta update");
+  static constexpr op::ScanShape unit(op::ScanShape shape) {
+    shape.unit_keys = true;
+    return shape;
+  }
   template <class B>
-  using Scan = cuda::kernel::Scan<C, type_of<B::precision.state>, (B::precision.act == DType::f32)>;
+  using Scan = cuda::kernel::Scan<unit(C), type_of<B::precision.state>, B::precision.act == DType::f32,
+                                  B::precision.act != DType::f32>;
   struct Memory {
-    cuda::kernel::ScanChunkMemory chunks;
+    cuda::kernel::ScanMemory chunks;
     View o;
   };
 

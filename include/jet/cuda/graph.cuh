@@ -33,6 +33,8 @@ class Recording {
     }
     cuda_check(cudaGraphLaunch(graph_.get(), stream), "cudaGraphLaunch");
   }
+  /// Whether the next run is recorded or replayed.
+  bool seen() const { return seen_; }
   bool recorded() const { return graph_ != nullptr; }
 
  private:

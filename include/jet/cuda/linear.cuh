@@ -25,9 +25,12 @@
 #include <jet/cuda/backend.cuh>
 #include <jet/cuda/blas_lt.cuh>
 #include <jet/cuda/copy_async.cuh>
+#include <jet/cuda/gated_hopper.cuh>
 #include <jet/cuda/launch.cuh>
+#include <jet/cuda/linear_rows.cuh>
 #include <jet/cuda/mma.cuh>
 #include <jet/cuda/norm.cuh>
+#include <jet/cuda/products.cuh>
 #include <jet/cuda/reduce.cuh>
 #include <jet/cuda/swiglu.cuh>
 #include <jet/cuda/vector.cuh>
@@ -41,45 +44,6 @@ JET_CUDA_NAMESPACE_BEGIN
 inline constexpr i64 few_rows = 16;
 
 namespace kernel {
-
-/// One projection of a launch.
-struct Product {
-  void const* weight;  // (n, k)
-  void const* up;      // (n, k) of a gated product: y = silu(x weight^T) * (x up^T)
-  float const* bias;   // (n) or null
-  void* y;             // (rows, n)
-  i64 weight_stride, up_stride, y_stride, n;
-  i64 first_tile;  // of the grid's x
-  DType y_type;
-};
-
-/// Projections of one input x (rows, k).
-struct Products {
-  static constexpr int most = 8;
-  Product part[most];
-  int count;
-  int tile;  // outputs of a tile
-  void const* x;
-  i64 x_stride, rows, k, tiles;
-  bool accumulate;
-  NormTail tail;  // of the only part, whose y is bf16
-};
-
-/// Which projection a tile belongs to.
-__device__ inline int part_of(Products const& a, i64 tile) {
-  int p = 0;
-  while (p + 1 < a.count && tile >= a.part[p + 1].first_tile) {
-    ++p;
-  }
-  return p;
-}
-
-__device__ inline void store_sum(Products const& a, Product const& p, i64 row, i64 n, float sum) {
-  i64 const at = row * p.y_stride + n;
-  sum += p.bias != nullptr ? p.bias[n] : 0.0f;
-  sum += a.accumulate ? load_one(p.y, p.y_type, at) : 0.0f;
-  store_one(p.y, p.y_type, at, sum);
-}
 
 /// 16 bytes that are read once and not kept in the first-level cache.
 __device__ inline uint4 load_once(void const* from) {
@@ -108,61 +72,93 @@ template <bool Aligned> __device__ inline uint4 eight_of(bf16 const* row, i64 i,
   return v;
 }
 
-/// NormTail, by the block that comes last; the others return. One warp per row, whatever the number of rows.
-__device__ inline void norm_tail(NormTail const& tail, Product const& p, i64 rows) {
-  __shared__ bool last;
-  __threadfence();  // every thread's part of y, before the block is counted
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    last = atomicAdd(tail.arrived, 1u) + 1 == gridDim.x;
-  }
-  __syncthreads();
-  if (!last) {
-    return;
-  }
-  __threadfence();
-  if (threadIdx.x == 0) {
-    *tail.arrived = 0;
-  }
-  int const lane = static_cast<int>(threadIdx.x) % warp_size;
-  int const warps = static_cast<int>(blockDim.x) / warp_size;
-  for (i64 row = threadIdx.x / warp_size; row < rows; row += warps) {
-    bf16 const* const y = static_cast<bf16 const*>(p.y) + row * p.y_stride;
-    bf16* const x = tail.x + row * tail.x_stride;
-    float sum = 0;
-    for (int i = 8 * lane; i < tail.width; i += 8 * warp_size) {
-      uint4 const d = __ldcg(reinterpret_cast<uint4 const*>(y + i));  // past L1: other blocks wrote it
-      uint4 v = __ldcg(reinterpret_cast<uint4 const*>(x + i));
-      v.x = pack_bf16(low_bf16(v.x) + low_bf16(d.x), high_bf16(v.x) + high_bf16(d.x));
-      v.y = pack_bf16(low_bf16(v.y) + low_bf16(d.y), high_bf16(v.y) + high_bf16(d.y));
-      v.z = pack_bf16(low_bf16(v.z) + low_bf16(d.z), high_bf16(v.z) + high_bf16(d.z));
-      v.w = pack_bf16(low_bf16(v.w) + low_bf16(d.w), high_bf16(v.w) + high_bf16(d.w));
-      *reinterpret_cast<uint4*>(x + i) = v;
-      for (std::uint32_t const word : {v.x, v.y, v.z, v.w}) {
-        sum = fmaf(low_bf16(word), low_bf16(word), sum);
-        sum = fmaf(high_bf16(word), high_bf16(word), sum);
-      }
-    }
-    float const scale = rsqrtf(warp_sum(sum) / static_cast<float>(tail.width) + tail.eps);
-    for (int i = 8 * lane; i < tail.width; i += 8 * warp_size) {
-      uint4 v = *reinterpret_cast<uint4 const*>(x + i);  // this lane's own
-      float4 const a = *reinterpret_cast<float4 const*>(tail.weight + i);
-      float4 const b = *reinterpret_cast<float4 const*>(tail.weight + i + 4);
-      v.x = pack_bf16(a.x * (low_bf16(v.x) * scale), a.y * (high_bf16(v.x) * scale));
-      v.y = pack_bf16(a.z * (low_bf16(v.y) * scale), a.w * (high_bf16(v.y) * scale));
-      v.z = pack_bf16(b.x * (low_bf16(v.z) * scale), b.y * (high_bf16(v.z) * scale));
-      v.w = pack_bf16(b.z * (low_bf16(v.w) * scale), b.w * (high_bf16(v.w) * scale));
-      *reinterpret_cast<uint4*>(tail.h + row * tail.h_stride + i) = v;
-    }
-  }
-}
-
 /// Warps of a block of products_mma, which share the columns: the order of the sums hangs on it.
 inline constexpr int products_warps = 16;
 /// Steps of 16 bytes of each of two rows of W that a lane of products_mma has under way, with `inputs` eights of
 /// rows of x: as many as leave room on a multiprocessor for a block of the next kernel beside one of this.
 constexpr int steps_ahead(int inputs) {
   return inputs == 1 ? 5 : 4;
+}
+
+/// y = w * x / sqrt(mean(x^2) + eps) of up to 8 rows, before a product reads them: a warp takes 256 numbers of a
+/// row at a time, the bits are those of norm_rows<1>.
+struct NormPieces {
+  static constexpr int most = 4;  // of a warp
+  static constexpr int width = 8 * warp_size;
+  static constexpr int most_of_row = 32;
+  __host__ __device__ static constexpr int of_row(int k) { return (k + width - 1) / width; }
+
+  /// Weights of this warp's first piece, before the rows are there; the others come nearer.
+  __device__ static Float8 first_weight(NormFirst const& norm, int rows, int k) {
+    int const lane = static_cast<int>(threadIdx.x) % warp_size;
+    int const n = static_cast<int>(threadIdx.x) / warp_size;
+    int const i = n % of_row(k) * width + 8 * lane;
+    if (n < rows * of_row(k) && i < k) {
+      return load_eight(norm.weight, DType::f32, i);
+    }
+    return {};
+  }
+  /// Leaves the rows in `to` (row stride `stride`), and in norm.y if `keep`. `partial`: [8][most_of_row]. All
+  /// threads of the block call it.
+  __device__ static void run(NormFirst const& norm, Float8 const& first_weight, int rows, int k, bf16* to,
+                             int stride, bool keep, float* partial) {
+    int const lane = static_cast<int>(threadIdx.x) % warp_size;
+    int const warp = static_cast<int>(threadIdx.x) / warp_size;
+    int const pieces = of_row(k);
+    uint4 v[most];
+    JET_UNROLL
+    for (int p = 0; p < most; ++p) {
+      int const n = warp + p * products_warps;
+      int const i = n % pieces * width + 8 * lane;
+      v[p] = n < rows * pieces && i < k ? *reinterpret_cast<uint4 const*>(norm.x + n / pieces * norm.x_stride + i)
+                                        : uint4{0, 0, 0, 0};
+    }
+    JET_UNROLL
+    for (int p = 0; p < most; ++p) {
+      int const n = warp + p * products_warps;
+      if (n < rows * pieces) {
+        float sum = 0;
+        for (std::uint32_t const word : {v[p].x, v[p].y, v[p].z, v[p].w}) {
+          sum += low_bf16(word) * low_bf16(word);
+          sum += high_bf16(word) * high_bf16(word);
+        }
+        sum = warp_sum(sum);
+        if (lane == 0) {
+          partial[n / pieces * most_of_row + n % pieces] = sum;
+        }
+      }
+    }
+    __syncthreads();
+    JET_UNROLL
+    for (int p = 0; p < most; ++p) {
+      int const n = warp + p * products_warps;
+      if (n < rows * pieces) {
+        int const row = n / pieces;
+        int const i = n % pieces * width + 8 * lane;
+        float const sum = warp_sum(lane < pieces ? partial[row * most_of_row + lane] : 0.0f);
+        float const scale = rsqrtf(sum / static_cast<float>(k) + norm.eps);
+        if (i < k) {
+          Float8 const w = p == 0 ? first_weight : load_eight(norm.weight, DType::f32, i);
+          uint4 y;
+          y.x = pack_bf16(w.v[0] * (low_bf16(v[p].x) * scale), w.v[1] * (high_bf16(v[p].x) * scale));
+          y.y = pack_bf16(w.v[2] * (low_bf16(v[p].y) * scale), w.v[3] * (high_bf16(v[p].y) * scale));
+          y.z = pack_bf16(w.v[4] * (low_bf16(v[p].z) * scale), w.v[5] * (high_bf16(v[p].z) * scale));
+          y.w = pack_bf16(w.v[6] * (low_bf16(v[p].w) * scale), w.v[7] * (high_bf16(v[p].w) * scale));
+          *reinterpret_cast<uint4*>(to + row * stride + i) = y;
+          if (keep) {
+            *reinterpret_cast<uint4*>(norm.y + row * norm.y_stride + i) = y;
+          }
+        }
+      }
+    }
+    __syncthreads();
+  }
+};
+
+/// Elements from one row of x formed in shared memory to the next: rows of whole lines of 128 bytes begin in other
+/// banks.
+__host__ __device__ constexpr int normed_stride(int k) {
+  return k + 32;
 }
 
 /// y = x W^T of bf16 on the tensor cores. A block takes tiles of a.tile rows of W one after another, and 8 * Inputs
@@ -172,7 +168,8 @@ constexpr int steps_ahead(int inputs) {
 /// of W that it will use itself, several steps in advance, across tiles and, when launched as dependent, while the
 /// kernels before still run: no barrier but one per tile, for the sums. Gated: eight rows of `weight` and eight of
 /// `up`; else sixteen of `weight`. Cost: reads W once; x once per tile, from cache.
-template <int Inputs, bool Gated, bool Aligned>
+/// Norm: x is formed first (a.norm), by every block, at most 8 rows.
+template <int Inputs, bool Gated, bool Aligned, bool Norm>
 __global__ void __launch_bounds__(products_warps* warp_size, 2) products_mma(Products const __grid_constant__ a) {
   constexpr int eights = 2;  // of rows of W
   constexpr int columns = 8 * eights;
@@ -244,13 +241,23 @@ __global__ void __launch_bounds__(products_warps* warp_size, 2) products_mma(Pro
   i64 const row0 = static_cast<i64>(blockIdx.y) * inputs;
   bf16 const* x[Inputs];
   int x_end[Inputs];  // rows beyond the last are 0
+  bf16* const normed = reinterpret_cast<bf16*>(sums + 2 * warps * inputs * columns);
   JET_UNROLL
   for (int j = 0; j < Inputs; ++j) {
     i64 const row = row0 + 8 * j + g;
-    x[j] = static_cast<bf16 const*>(a.x) + (row < a.rows ? row : 0) * a.x_stride;
+    x[j] = Norm ? normed + (row < a.rows ? row : 0) * normed_stride(k)
+                : static_cast<bf16 const*>(a.x) + (row < a.rows ? row : 0) * a.x_stride;
     x_end[j] = row < a.rows ? k : 0;
   }
-  wait_for_previous();
+  if constexpr (Norm) {
+    __shared__ float partial[8 * NormPieces::most_of_row];
+    int const rows = static_cast<int>(a.rows);
+    Float8 const weight = NormPieces::first_weight(a.norm, rows, k);
+    wait_for_previous();
+    NormPieces::run(a.norm, weight, rows, k, normed, normed_stride(k), blockIdx.x == 0, partial);
+  } else {
+    wait_for_previous();
+  }
   uint4 next_input[Inputs];
   auto const load_input = [&](int block) {
     JET_UNROLL
@@ -312,11 +319,6 @@ __global__ void __launch_bounds__(products_warps* warp_size, 2) products_mma(Pro
         }
         store_sum(a, p, row, n, all);
       }
-    }
-  }
-  if constexpr (!Gated) {
-    if (a.tail.x != nullptr) {
-      norm_tail(a.tail, a.part[0], a.rows);
     }
   }
 }
@@ -433,20 +435,23 @@ inline int tile_of_products(Products const& a, int most, int blocks) {
   return best;
 }
 
-template <int Inputs, bool Gated, bool Aligned>
+template <int Inputs, bool Gated, bool Aligned, bool Norm = false>
 void launch_mma(cudaStream_t stream, int multiprocessors, Products& a) {
   number_tiles(a, tile_of_products(a, Gated ? 8 : 16, multiprocessors));
   i64 const ring = products_warps * warp_size * 2 * steps_ahead(Inputs) * i64{sizeof(uint4)};
   i64 const sums = 2 * products_warps * 8 * Inputs * 16 * i64{sizeof(float)};
+  i64 const normed = Norm ? a.rows * normed_stride(static_cast<int>(a.k)) * i64{sizeof(bf16)} : 0;
   launch("linear",
-         {std::min<i64>(a.tiles, multiprocessors), products_warps * warp_size, ring + sums,
+         {std::min<i64>(a.tiles, multiprocessors), products_warps * warp_size, ring + sums + normed,
           (a.rows + 8 * Inputs - 1) / (8 * Inputs), true},
-         stream, &products_mma<Inputs, Gated, Aligned>, a);
+         stream, &products_mma<Inputs, Gated, Aligned, Norm>, a);
 }
 template <bool Gated> void launch_mma(cudaStream_t stream, int multiprocessors, bool aligned, Products& a) {
   JET_CHECK(a.k <= std::numeric_limits<int>::max() - 1024, "CUDA: linear: ", a.k, " columns");
   if (!aligned) {
     launch_mma<2, Gated, false>(stream, multiprocessors, a);
+  } else if (a.norm.x != nullptr) {
+    launch_mma<1, Gated, true, true>(stream, multiprocessors, a);
   } else if (a.rows <= 8) {
     launch_mma<1, Gated, true>(stream, multiprocessors, a);
   } else {
@@ -457,6 +462,14 @@ template <class W, int Rows, bool Aligned> void launch_f32(cudaStream_t stream, 
   number_tiles(a, 16);
   launch("linear", {a.tiles, 4 * warp_size, 0, (a.rows + Rows - 1) / Rows, true}, stream,
          &products_f32<W, Rows, Aligned>, a);
+}
+
+/// Takes over a norm of x that was put off, if the product can do it: then a.norm is set.
+template <class B> void take_norm(B& backend, bool aligned, Products& a) {
+  if (aligned && can_be_normed_first(a.rows) && a.k <= NormPieces::width * NormPieces::most_of_row &&
+      a.rows * NormPieces::of_row(static_cast<int>(a.k)) <= NormPieces::most * products_warps) {
+    backend.take_norm(a.x, a.norm);
+  }
 }
 
 /// Queues the projections on our own kernels. W: the weights' storage type; x is W's or f32.
@@ -505,6 +518,46 @@ inline bool is_small(op::Projection const& p, i64 rows) {
   return p.weight.extent[0] <= (rows <= 32 ? 512 : rows <= 128 ? 64 : 32);
 }
 
+inline Product product_of(op::Projection const& p) {
+  return {p.weight.data,
+          nullptr,
+          static_cast<float const*>(p.bias.data),
+          p.out.data,
+          p.weight.stride[0],
+          0,
+          p.out.stride[0],
+          p.weight.extent[0],
+          0,
+          p.out.dtype};
+}
+
+/// Queues products of more than few_rows and at most many_rows rows in one launch. False, with nothing queued,
+/// where that cannot be.
+template <class B>
+bool products_together(B& backend, View const& x, op::Projection const* parts, std::size_t count, bool accumulate) {
+  if (x.dtype != DType::bf16 || count > std::size_t{Products::most} || x.tokens() > many_rows) {
+    return false;
+  }
+  Products a{};
+  a.x = x.data;
+  a.x_stride = x.stride[0];
+  a.rows = x.tokens();
+  a.k = x.width();
+  a.accumulate = accumulate;
+  bool aligned = by_16_bytes(x, a.k);
+  for (std::size_t i = 0; i < count; ++i) {
+    if (parts[i].weight.dtype != DType::bf16) {
+      return false;
+    }
+    check_product(parts[i], x, DType::bf16);
+    aligned = aligned && by_16_bytes(parts[i].weight, a.k);
+    if (parts[i].weight.extent[0] > 0) {
+      a.part[a.count++] = product_of(parts[i]);
+    }
+  }
+  return rows_products(backend.stream(), backend.multiprocessors(), aligned, a);
+}
+
 /// Queues y_i = x W_i^T + b_i (+ y_i).
 template <class B>
 void products(Context<B>& ctx, void* workspace, View const& x, op::Projection const* parts, std::size_t count,
@@ -516,6 +569,9 @@ void products(Context<B>& ctx, void* workspace, View const& x, op::Projection co
     return;
   }
   B& backend = ctx.backend();
+  if (workspace != nullptr && products_together(backend, x, parts, count, accumulate)) {
+    return;
+  }
   Products own{};
   own.x = x.data;
   own.x_stride = x.stride[0];
@@ -528,20 +584,26 @@ void products(Context<B>& ctx, void* workspace, View const& x, op::Projection co
     if (own.count == 0) {
       return;
     }
-    if (weight_type == DType::bf16 && x.dtype == DType::bf16 && count == 1 && rows <= few_rows &&
+    if (weight_type == DType::bf16 && x.dtype == DType::bf16 && count == 1 && can_be_normed_first(rows) &&
         own.part[0].y_type == DType::bf16) {
-      // a norm of y may follow (Kernel<op::AddRmsNorm>)
+      // y may be added to something next (Kernel<op::AddRmsNorm>)
+      take_norm(backend, aligned, own);
       backend.put_off(own.part[0].y, [own, aligned, multiprocessors = backend.multiprocessors()](
-                                         cudaStream_t stream, NormTail const& tail) mutable {
-        own.tail = tail;
+                                         cudaStream_t stream, bf16* sum, i64 sum_stride) mutable {
+        own.sum = sum;
+        own.sum_stride = sum_stride;
         launch_mma<false>(stream, multiprocessors, aligned, own);
       });
     } else if (weight_type == dtype_of<W>) {
+      if (weight_type == DType::bf16 && x.dtype == DType::bf16) {
+        take_norm(backend, aligned, own);
+      }
       own_products<W>(backend.stream(), backend.multiprocessors(), x.dtype, aligned, own);
     } else {
       own_products<float>(backend.stream(), backend.multiprocessors(), x.dtype, aligned, own);
     }
     own.count = 0;
+    own.norm = {};
     aligned = by_16_bytes(x, own.k);
   };
   for (std::size_t i = 0; i < count; ++i) {
@@ -562,16 +624,7 @@ void products(Context<B>& ctx, void* workspace, View const& x, op::Projection co
               ", the weight ", name_of(p.weight.dtype), "; expected the same, or x f32");
     weight_type = p.weight.dtype;
     aligned = aligned && by_16_bytes(p.weight, own.k);
-    own.part[own.count++] = {p.weight.data,
-                             nullptr,
-                             static_cast<float const*>(p.bias.data),
-                             p.out.data,
-                             p.weight.stride[0],
-                             0,
-                             p.out.stride[0],
-                             p.weight.extent[0],
-                             0,
-                             p.out.dtype};
+    own.part[own.count++] = product_of(p);
   }
   queue_own();
 }
@@ -616,18 +669,18 @@ template <> struct Kernel<op::Linears, tag::cuda> {
   }
 };
 
-/// Few rows of bf16 in one launch, everything else in two products, rounded to act between them and the activation:
-/// written and read again they would cost more than the rest of an MLP's traffic at acc.
+/// Few rows of bf16 in one launch, many on Hopper too; everything else in two products, rounded to act between them
+/// and the activation: written and read again they would cost more than the rest of an MLP's traffic at acc.
 template <> struct Kernel<op::SwiGluLinears, tag::cuda> {
   struct Memory {
     View gate, up;  // null: one launch
     void* workspace;
   };
   template <class B>
-  static Memory scratch(Context<B>& ctx, op::SwiGluLinears const&, View const& x, Slot const& gate, Slot const&,
-                        View const&) {
+  static Memory scratch(Context<B>& ctx, op::SwiGluLinears const&, View const& x, Slot const& gate, Slot const& up,
+                        View const& y) {
     i64 const rows = x.tokens();
-    if (one_launch(ctx, x, gate)) {
+    if (one_launch(ctx, x, gate) || in_tiles(ctx, x, gate, up, y)) {
       return {};
     }
     Memory memory;
@@ -640,12 +693,6 @@ template <> struct Kernel<op::SwiGluLinears, tag::cuda> {
   static void run(Context<B>& ctx, op::SwiGluLinears const&, Memory const& memory, View const& x, Slot const& gate,
                   Slot const& up, View const& y) {
     namespace detail = cuda::kernel::detail;
-    if (memory.gate) {
-      std::array const parts{op::Projection{gate, {}, memory.gate}, op::Projection{up, {}, memory.up}};
-      detail::products(ctx, memory.workspace, x, parts.data(), parts.size(), false);
-      ctx.run(op::SwiGlu{}, memory.gate, memory.up, y);
-      return;
-    }
     if (x.tokens() == 0 || y.width() == 0) {
       return;
     }
@@ -662,10 +709,34 @@ template <> struct Kernel<op::SwiGluLinears, tag::cuda> {
     a.k = x.width();
     bool const aligned =
         detail::by_16_bytes(x, a.k) && detail::by_16_bytes(gate, a.k) && detail::by_16_bytes(up, a.k);
+    bool const all_bf16 = x.dtype == DType::bf16 && gate.dtype == DType::bf16 && up.dtype == DType::bf16;
+    if (memory.gate &&
+        !(all_bf16 && a.rows <= cuda::many_rows &&
+          detail::rows_products(ctx.backend().stream(), ctx.backend().multiprocessors(), aligned, a))) {
+      std::array const parts{op::Projection{gate, {}, memory.gate}, op::Projection{up, {}, memory.up}};
+      detail::products(ctx, memory.workspace, x, parts.data(), parts.size(), false);
+      ctx.run(op::SwiGlu{}, memory.gate, memory.up, y);
+    }
+    if (memory.gate) {
+      return;
+    }
+    if (aligned && reinterpret_cast<std::uintptr_t>(y.data) % 16 == 0 && in_tiles(ctx, x, gate, up, y)) {
+      cuda::kernel::launch_gated_tiles(ctx.backend().stream(), ctx.backend().multiprocessors(), x, gate, up, y);
+      return;
+    }
+    detail::take_norm(ctx.backend(), aligned, a);
     detail::launch_mma<true>(ctx.backend().stream(), ctx.backend().multiprocessors(), aligned, a);
   }
 
  private:
+  /// Fewest rows for which tiles of 128 by 128 are worth it.
+  static constexpr i64 tiles_from = 512;
+
+  template <class B>
+  static bool in_tiles(Context<B>& ctx, View const& x, Slot const& gate, Slot const& up, View const& y) {
+    return x.tokens() >= tiles_from && !ctx.backend().batch_invariant() &&
+           cuda::kernel::gated_tiles_fit(ctx.backend().compute_capability(), x, gate, up, y);
+  }
   template <class B> static bool one_launch(Context<B>& ctx, View const& x, Slot const& gate) {
     return (x.tokens() <= cuda::few_rows || ctx.backend().batch_invariant()) && x.dtype == DType::bf16 &&
            gate.dtype == DType::bf16;

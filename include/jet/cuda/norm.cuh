@@ -12,6 +12,7 @@
 #include <jet/core/macros.hpp>
 #include <jet/core/view.hpp>
 #include <jet/cuda/arch.cuh>
+#include <jet/cuda/backend.cuh>
 #include <jet/cuda/launch.cuh>
 #include <jet/cuda/reduce.cuh>
 #include <jet/cuda/vector.cuh>
@@ -242,6 +243,19 @@ JET_NAMESPACE_BEGIN
 template <> struct Kernel<op::RmsNorm, tag::cuda> {
   template <class B>
   static void run(Context<B>& ctx, op::RmsNorm const& op, Slot const& weight, View const& x, View const& y) {
+    // A product of few rows of y may follow that forms them itself: a launch less, in a chain of short ones.
+    auto const rows = [&](View const& v) {
+      return v.dtype == DType::bf16 && v.rank == 2 && v.extent[0] == x.extent[0] && v.extent[1] == x.extent[1] &&
+             cuda::by_eight(v);
+    };
+    if (rows(x) && rows(y) && x.data != y.data && cuda::can_be_normed_first(x.tokens()) && x.width() <= 8 * 1024 &&
+        weight.dtype == DType::f32 && weight.rank == 1 && weight.extent[0] == x.extent[1] &&
+        cuda::by_eight(weight)) {
+      float const eps = static_cast<float>(op.eps);
+      ctx.backend().put_off_norm({x.as<bf16>(), y.as<bf16>(), weight.as<float>(), x.stride[0], y.stride[0], eps},
+                                 [=](cudaStream_t stream) { cuda::kernel::rms_norm(stream, eps, weight, x, y); });
+      return;
+    }
     cuda::kernel::rms_norm(ctx.backend().stream(), static_cast<float>(op.eps), weight, x, y);
   }
 };
@@ -250,16 +264,11 @@ template <> struct Kernel<op::AddRmsNorm, tag::cuda> {
   template <class B>
   static void run(Context<B>& ctx, op::AddRmsNorm const& op, Slot const& weight, View const& delta, View const& x,
                   View const& y) {
-    auto const bf16_rows = [&](View const& v) {
-      return v.dtype == DType::bf16 && v.rank == 2 && v.extent[0] == x.extent[0] && v.extent[1] == x.extent[1] &&
-             cuda::by_eight(v);
-    };
-    // A product of few rows that was put off does it at its end: a launch less, in a chain of short ones.
-    if (ctx.backend().has_put_off(delta.data) && bf16_rows(x) && bf16_rows(y) && bf16_rows(delta) &&
-        weight.dtype == DType::f32 && weight.rank == 1 && weight.extent[0] == x.extent[1] &&
-        cuda::by_eight(weight)) {
-      ctx.backend().queue_put_off({x.as<bf16>(), y.as<bf16>(), weight.as<float>(), nullptr, x.stride[0],
-                                   y.stride[0], static_cast<int>(x.extent[1]), static_cast<float>(op.eps)});
+    // A product of few rows that was put off adds them itself.
+    if (x.dtype == DType::bf16 && delta.dtype == DType::bf16 && x.rank == 2 && delta.rank == 2 &&
+        delta.extent[0] == x.extent[0] && delta.extent[1] == x.extent[1] && x.stride[1] == 1 &&
+        ctx.backend().add_put_off(delta.data, x.as<bf16>(), x.stride[0])) {
+      Kernel<op::RmsNorm, tag::cuda>::run(ctx, {op.eps}, weight, x, y);
       return;
     }
     cuda::kernel::add_rms_norm(ctx.backend().stream(), static_cast<float>(op.eps), weight, delta, x, y);

@@ -18,6 +18,15 @@ template <class T> __device__ T warp_sum(T value) {
   return value;
 }
 
+/// The largest magnitude over the lanes of a warp.
+__device__ inline float warp_largest(float x) {
+  x = fabsf(x);
+  for (int offset = warp_size / 2; offset > 0; offset /= 2) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));
+  }
+  return x;
+}
+
 /// The sum over the threads of a block of full warps, in every thread. `partial` is shared memory of max_warps
 /// elements. All threads call it.
 template <class T> __device__ T block_sum(T value, T* partial) {

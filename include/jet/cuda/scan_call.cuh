@@ -21,6 +21,7 @@ namespace kernel {
 ///   g, beta       as the op has them; or, with `a`, the logits of DeltaGates and its parameters
 ///   raw           q and k are still to be normalised (after silu if `silu`), eps 1e-6
 ///   z, weight, y  the gated norm behind the scan; only decode steps apply it themselves
+///   qk_type, v_type, o_type  f32, or bf16 where only cuda/scan_hopper.cuh sees the call: what the pointers are to
 struct ScanCall {
   float const* q;
   float const* k;
@@ -46,6 +47,7 @@ struct ScanCall {
   op::Decay decay;
   DType state_type, y_type;
   bool delta, raw, silu;
+  DType qk_type = DType::f32, v_type = DType::f32, o_type = DType::f32;
 };
 
 inline constexpr float qk_eps = 1e-6f;

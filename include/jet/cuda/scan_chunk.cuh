@@ -58,24 +58,23 @@ template <class F, int DK> struct ScanChunk {
   static constexpr int bytes = (2 * keys + 2 * square) * int{sizeof(Element)} + factors * int{sizeof(float)};
 };
 
-/// first[i] = chunks of the sequences before i that go through the chunk form; inactive ones have none. One block.
-template <class = void>
-__global__ void scan_plan(std::int64_t const* cu_seqlens, std::int32_t const* slot, int seqs, int* first) {
+/// Chunks of sequence i that go through the chunk form; inactive ones have none.
+__device__ inline int scan_chunks_of(std::int64_t const* cu_seqlens, std::int32_t const* slot, int i) {
+  i64 const tokens = cu_seqlens[i + 1] - cu_seqlens[i];
+  return slot[i] < 0 || tokens <= scan_few ? 0 : static_cast<int>((tokens + scan_chunk - 1) / scan_chunk);
+}
+/// first[i] = the sum of count(j) for j < i, i <= seqs. All 256 threads of a block.
+template <class Count> __device__ void scan_offsets(int seqs, int* first, Count const& count) {
   constexpr int threads = 256;
   __shared__ int before[threads + 1];
-  release_next();
-  wait_for_previous();
-  auto const chunks = [&](int i) {
-    i64 const tokens = cu_seqlens[i + 1] - cu_seqlens[i];
-    return slot[i] < 0 || tokens <= scan_few ? 0 : static_cast<int>((tokens + scan_chunk - 1) / scan_chunk);
-  };
+  __syncthreads();  // it may still be read from the call before
   int const thread = static_cast<int>(threadIdx.x);
   int const share = (seqs + threads - 1) / threads;
   int const begin = min(seqs, thread * share);
   int const end = min(seqs, begin + share);
   int sum = 0;
   for (int i = begin; i < end; ++i) {
-    sum += chunks(i);
+    sum += count(i);
   }
   before[thread + 1] = sum;
   __syncthreads();
@@ -89,11 +88,29 @@ __global__ void scan_plan(std::int64_t const* cu_seqlens, std::int32_t const* sl
   sum = before[thread];
   for (int i = begin; i < end; ++i) {
     first[i] = sum;
-    sum += chunks(i);
+    sum += count(i);
   }
   if (thread == 0) {
     first[seqs] = before[threads];
   }
+}
+/// The i with first[i] <= at < first[i + 1].
+__device__ inline int scan_find(int const* first, int seqs, int at) {
+  int low = 0;
+  int high = seqs;
+  while (high - low > 1) {
+    int const middle = (low + high) / 2;
+    (first[middle] <= at ? low : high) = middle;
+  }
+  return low;
+}
+
+/// first[i] = chunks of the sequences before i. One block.
+template <class = void>
+__global__ void scan_plan(std::int64_t const* cu_seqlens, std::int32_t const* slot, int seqs, int* first) {
+  release_next();
+  wait_for_previous();
+  scan_offsets(seqs, first, [&](int i) { return scan_chunks_of(cu_seqlens, slot, i); });
 }
 
 /// (I + A)^-1 of a strictly lower triangular A of 64 x 64 in shared memory, by halves. 128 threads; `a` is
@@ -184,12 +201,7 @@ __global__ void __launch_bounds__(128)
   if (chunk >= first_chunk[seqs]) {
     return;
   }
-  int low = 0;
-  int high = seqs;  // first_chunk[low] <= chunk < first_chunk[high]
-  while (high - low > 1) {
-    int const middle = (low + high) / 2;
-    (first_chunk[middle] <= chunk ? low : high) = middle;
-  }
+  int const low = scan_find(first_chunk, seqs, chunk);
   ScanSequence const seq(call, low);
   i64 const done = i64{chunk - first_chunk[low]} * n;
   i64 const begin = seq.begin + done;

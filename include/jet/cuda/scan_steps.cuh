@@ -68,10 +68,13 @@ inline constexpr int scan_max_threads = 256;
 ///   pieces   most pieces of 16 bytes of a row that a block takes at a time; 0: as many as it can have threads for
 ///   unit     blocks begin at multiples of so many pieces: 8 are a line of the cache
 ///   cluster  blocks that share a head; 0: by the number of heads in the call
+///   early    states may be read while the kernels queued before still run: none of them writes these (only in a
+///            recorded step, Cuda::in_recording)
 struct ScanCut {
   int pieces = 0;
   int unit = 8;
   int cluster = 0;
+  bool early = false;
 };
 
 /// Columns of the state that a block takes at a time. They depend on the sizes and the dtype alone.
@@ -109,7 +112,7 @@ inline i64 scan_steps_shared(int head_k, int head_v, int columns) {
 template <class S, int R>
 __global__ void __launch_bounds__(scan_max_threads,
                                   scan_min_blocks(16 * R / scan_groups(16 * R) * state_numbers<S>))
-    scan_steps(ScanCall const __grid_constant__ call, int pieces, int blocks, int few, bool fused) {
+    scan_steps(ScanCall const __grid_constant__ call, int pieces, int blocks, int few, bool fused, bool early) {
   constexpr int E = state_numbers<S>;
   constexpr int K = 16 * R;
   constexpr int groups = scan_groups(K);
@@ -127,13 +130,16 @@ __global__ void __launch_bounds__(scan_max_threads,
   float* const weight = silu_z + call.head_v;            // [head_v]
 
   release_next();
-  wait_for_previous();
+  if (!early) {
+    wait_for_previous();
+  }
   int const ranks = cluster_size();
   int const rank = cluster_rank();
   i64 const pair = blockIdx.x / static_cast<unsigned>(ranks);
   ScanSequence const seq(call, pair / call.heads);
   int const head = static_cast<int>(pair % call.heads);
   if (seq.slot < 0 || seq.tokens == 0 || (few > 0 && seq.tokens > few)) {
+    wait_for_previous();
     return;
   }
   if (ranks > 1) {
@@ -162,11 +168,17 @@ __global__ void __launch_bounds__(scan_max_threads,
         i64 const at = i64{group + groups * r} * call.head_v + column;
         raw[r] = __ldcs(reinterpret_cast<uint4 const*>(state + at));
       }
+      if (early && block == rank) {
+        wait_for_previous();
+      }
       JET_UNROLL
       for (int r = 0; r < mine_rows; ++r) {
         unpack_state<S>(raw[r], s[r]);
       }
     } else {
+      if (early && block == rank) {
+        wait_for_previous();
+      }
       JET_UNROLL
       for (int r = 0; r < mine_rows; ++r) {
         JET_UNROLL
@@ -448,7 +460,7 @@ void launch_scan_steps(cudaStream_t stream, int multiprocessors, ScanCall const&
                   .shared_bytes = scan_steps_shared(call.head_k, call.head_v, c.pieces * E),
                   .dependent = true,
                   .cluster = cluster};
-  launch("scan_steps", grid, stream, &scan_steps<S, R>, call, c.pieces, c.blocks, few, fused);
+  launch("scan_steps", grid, stream, &scan_steps<S, R>, call, c.pieces, c.blocks, few, fused, cut.early);
 }
 
 /// Queues the scan token by token for any sizes.

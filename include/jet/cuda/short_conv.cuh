@@ -13,6 +13,8 @@
 #include <jet/cuda/arch.cuh>
 #include <jet/cuda/batch.cuh>
 #include <jet/cuda/conv_generate.cuh>
+#include <jet/cuda/conv_generate_rows.cuh>
+#include <jet/cuda/conv_hopper.cuh>
 #include <jet/cuda/conv_window.cuh>
 #include <jet/cuda/launch.cuh>
 #include <jet/cuda/norm.cuh>
@@ -23,18 +25,16 @@
 JET_CUDA_NAMESPACE_BEGIN
 namespace kernel {
 
-/// Checks the arguments that both convolutions have. Throws jet::Error on other shapes and dtypes.
+/// Checks the inputs of whoever sees the last `taps` tokens of a sequence. Throws jet::Error on other shapes and
+/// dtypes.
 template <class B>
-ConvCall conv_call(char const* name, Context<B>& ctx, i64 taps, View const& x, Slot const& state, View const& y) {
+ConvCall conv_inputs(char const* name, Context<B>& ctx, i64 taps, View const& x, Slot const& state) {
   i64 const channels = x.width();
   JET_CHECK(taps >= 1 && taps <= 64, "CUDA: ", name, ": taps is ", taps, ", expected 1 to 64");
   detail::check_rows(name, x, "x", x.tokens(), channels);
-  check_f32_rows(name, y, "y", x.tokens(), channels);
   ConvCall call{};
   call.x = x.data;
-  call.y = y.as<float>();
   call.x_stride = x.stride[0];
-  call.y_stride = y.stride[0];
   call.channels = channels;
   call.batch = ctx.batch();
   call.taps = static_cast<int>(taps);
@@ -48,6 +48,15 @@ ConvCall conv_call(char const* name, Context<B>& ctx, i64 taps, View const& x, S
     call.slot_stride = state.stride[0];
   }
   call.shift = longest_sequence(ctx) <= 1;
+  return call;
+}
+/// The same with the output of a convolution.
+template <class B>
+ConvCall conv_call(char const* name, Context<B>& ctx, i64 taps, View const& x, Slot const& state, View const& y) {
+  ConvCall call = conv_inputs(name, ctx, taps, x, state);
+  check_f32_rows(name, y, "y", x.tokens(), x.width());
+  call.y = y.as<float>();
+  call.y_stride = y.stride[0];
   return call;
 }
 
@@ -122,17 +131,22 @@ template <> struct Kernel<op::DynamicConv, tag::cuda> {
                           .shared_bytes = kernel::conv_few_shared(r),
                           .dependent = true},
                stream, &kernel::conv_generate_few<>, call, generator);
-      } else {
+      } else if (ctx.backend().batch_invariant() || !kernel::conv_rows(stream, call, generator)) {
         using Tile = kernel::ConvTile;
         launch("conv_activate", kernel::detail::grid_over(tokens * (r / 4), 256), stream, &kernel::conv_activate<>,
                generator.hidden, generator.hidden_stride, memory, tokens, r);
-        i64 const column_tiles = (rows + Tile::columns - 1) / Tile::columns;
-        launch("conv_generate_many",
-               cuda::Grid{.blocks = (tokens + Tile::tokens - 1) / Tile::tokens * column_tiles,
-                          .threads = 256,
-                          .shared_bytes = Tile::shared_bytes,
-                          .dependent = true},
-               stream, &kernel::conv_generate_many<>, call, generator);
+        if (tokens >= kernel::conv_tiles_from &&
+            kernel::conv_tiles_fit(ctx.backend().compute_capability(), call, generator)) {
+          kernel::launch_conv_tiles(stream, ctx.backend().multiprocessors(), call, generator);
+        } else {
+          i64 const column_tiles = (rows + Tile::columns - 1) / Tile::columns;
+          launch("conv_generate_many",
+                 cuda::Grid{.blocks = (tokens + Tile::tokens - 1) / Tile::tokens * column_tiles,
+                            .threads = 256,
+                            .shared_bytes = Tile::shared_bytes,
+                            .dependent = true},
+                 stream, &kernel::conv_generate_many<>, call, generator);
+        }
       }
     } else {
       i64 const channels = 64 / op.taps;
