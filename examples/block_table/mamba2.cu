@@ -1,0 +1,8 @@
+#include <jet/cuda.cuh>
+
+#include "rows.hpp"
+
+Row gpu_mamba2() {
+  using B = jet::Cuda<jet::precision::bf16>;
+  return mamba2_row<jet::JetNemotron2B, jet::mamba2_2b, B>();
+}
