@@ -69,7 +69,7 @@ int main() {
     std::printf("cut\n");
     cut<unit(1, 32, 48)>(Values::typical);
     cut<unit(1, 96, 48)>(Values::weak_decay);
-    cut<unit(2, 64, 16, Decay::none)>(Values::typical);
+    cut<unit(2, 64, 16, Decay::none)>(Values::no_decay);
   } catch (std::exception const& error) {
     expect(false, error.what());
   }

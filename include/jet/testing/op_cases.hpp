@@ -131,7 +131,7 @@ template <class B> class OpCases {
     run(decode_batch(rows),
         [&](auto& ctx) { ctx.run(op::AddRmsNorm{1e-5}, w.slot({width}), delta.view(), x.view(), y.view()); });
     keep("add_rms_norm" + name, y, width);
-    keep("the sum in add_rms_norm" + name, x);
+    keep("add_rms_norm" + name + ", the sum", x);
     run(decode_batch(rows), [&](auto& ctx) { ctx.run(op::Add{}, delta.view(), x.view()); });
     keep("add" + name, x);
   }
