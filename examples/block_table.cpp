@@ -52,13 +52,7 @@ std::vector<Row> rows(Options const& options) {
 }
 
 void print(Json const& r) {
-  auto const number = [&](char const* key, int digits) {
-    char text[32] = "-";
-    if (r.contains(key)) {
-      std::snprintf(text, sizeof text, "%.*f", digits, r.at(key).get<double>());
-    }
-    return std::string(text);
-  };
+  auto const number = [&](char const* key, int digits) { return number_text(r, key, digits); };
   std::printf("%-15s %3lld x %3lld x %3lld %14lld %10lld %9s | %10s %6s %10s %6s | %9s\n",
               r.at("block").get<std::string>().c_str(), r.at("heads").get<long long>(),
               r.at("head_k").get<long long>(), r.at("head_v").get<long long>(), r.at("params").get<long long>(),

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <cstdio>
 #include <ctime>
 #include <filesystem>
 #include <string>
@@ -95,6 +96,15 @@ inline std::string command_of(int argc, char** argv) {
   for (int i = 0; i < argc; ++i) {
     text += std::string(i > 0 ? " " : "") +
             (i == 0 ? std::filesystem::path(argv[i]).filename().string() : std::string(argv[i]));
+  }
+  return text;
+}
+
+// A number of a record for a table; "-" where it has none.
+inline std::string number_text(jet::Json const& record, char const* key, int digits) {
+  char text[32] = "-";
+  if (record.contains(key)) {
+    std::snprintf(text, sizeof text, "%.*f", digits, record.at(key).get<double>());
   }
   return text;
 }

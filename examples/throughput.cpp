@@ -333,13 +333,7 @@ class Table {
   }
 
   static void print(Json const& record) {
-    auto const number = [&](char const* key, int digits) {
-      char text[32] = "-";
-      if (record.contains(key)) {
-        std::snprintf(text, sizeof text, "%.*f", digits, record.at(key).get<double>());
-      }
-      return std::string(text);
-    };
+    auto const number = [&](char const* key, int digits) { return number_text(record, key, digits); };
     std::printf("%-16s %7lld %5lld %9.2f | %10s %6s %7s %9s %7s %9s | %10s %6s %7s %9s\n",
                 record.at("model").get<std::string>().c_str(), record.at("context").get<long long>(),
                 record.at("batch").get<long long>(), record.at("cache_mib").get<double>(),

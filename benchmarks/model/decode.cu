@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include <jet/bench/roofline.hpp>
 #include <jet/cuda.cuh>
 #include <jet/cuda/rates.cuh>
 #include <jet/model/init.hpp>
@@ -91,10 +92,8 @@ class Report {
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / options_.steps;
 
     auto const plan = lm.memory_plan();
-    double const states = static_cast<double>(plan.recurrent) * 2 + static_cast<double>(plan.conv);
-    double const kv =
-        static_cast<double>(Model::template state_bytes<P>(batch, context) - plan.recurrent - plan.conv);
-    double const floor = (static_cast<double>(plan.weights) + kv) / rates_.read + states / rates_.copy;
+    double const floor =
+        jet::bench::decode_traffic<Model>(P, batch, context).seconds({.copy = rates_.copy, .read = rates_.read});
     double const rate = static_cast<double>(batch) / step;
     std::string const state = plan.recurrent == 0     ? "none"
                               : P.state == DType::f32 ? "fp32"

@@ -3,21 +3,11 @@
 
 #include "cases.hpp"
 
-namespace {
-
-template <jet::Precision P> std::vector<jet::testing::OpResult> results() {
-  jet::Cpu<P> backend;
-  jet::testing::OpCases<jet::Cpu<P>> cases(backend);
-  cases.all();
-  return cases.results;
-}
-
-}  // namespace
-
 namespace selftest {
 
 std::vector<testing::OpResult> ops_on_cpu(Precision const& p) {
-  return p == precision::f32 ? results<precision::f32>() : results<precision::bf16>();
+  return p == precision::f32 ? testing::op_results<Cpu<precision::f32>>()
+                             : testing::op_results<Cpu<precision::bf16>>();
 }
 
 template <class Blocks> std::vector<Trace> on_cpu(std::vector<Trace> const& like) {

@@ -34,14 +34,12 @@ using jet::testing::normal;
 using jet::testing::OpResult;
 
 template <Precision P> void against_the_cpu() {
-  jet::Cuda<P> backend;
-  jet::testing::OpCases<jet::Cuda<P>> cases(backend);
-  cases.all();
+  std::vector<OpResult> const found = jet::testing::op_results<jet::Cuda<P>>();
   std::vector<OpResult> const want = results_on_cpu(P);
-  expect(cases.results.size() == want.size(), "as many results as on the CPU");
+  expect(found.size() == want.size(), "as many results as on the CPU");
   std::map<std::string, double> worst;  // of an op, as a share of its bound
-  for (std::size_t i = 0; i < want.size() && i < cases.results.size(); ++i) {
-    OpResult const& got = cases.results[i];
+  for (std::size_t i = 0; i < want.size() && i < found.size(); ++i) {
+    OpResult const& got = found[i];
     bool const same = got.name == want[i].name && got.values.size() == want[i].values.size();
     double const error = same ? jet::reference::relative_rms(got.values, want[i].values) : HUGE_VAL;
     double const bound = want[i].bound();

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <jet/core/error.hpp>
@@ -292,6 +293,14 @@ template <class B> class OpCases {
 
   B& backend_;
 };
+
+/// What all cases leave on backend B.
+template <class B> std::vector<OpResult> op_results() {
+  B backend;
+  OpCases<B> cases(backend);
+  cases.all();
+  return std::move(cases.results);
+}
 
 }  // namespace testing
 JET_NAMESPACE_END
