@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <new>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -47,16 +47,13 @@ class HostBuffer {
   explicit HostBuffer(i64 bytes) : bytes_(bytes) {
     JET_CHECK(bytes >= 0, "an allocation of ", bytes, " bytes was asked for");
     if (bytes > 0) {
-      i64 const unit = bytes >= 2 * huge_page ? huge_page : alignment;
-      JET_CHECK(bytes <= std::numeric_limits<i64>::max() - unit, "an allocation of ", bytes,
-                " bytes was asked for");
-      auto const size = static_cast<std::size_t>((bytes + unit - 1) / unit * unit);
-      void* p = std::aligned_alloc(static_cast<std::size_t>(unit), size);
+      Free const free{std::align_val_t{static_cast<std::size_t>(bytes >= 2 * huge_page ? huge_page : alignment)}};
+      void* p = ::operator new(static_cast<std::size_t>(bytes), free.align, std::nothrow);
       JET_CHECK(p != nullptr, "out of memory: could not allocate ", bytes, " bytes");
-      if (unit == huge_page) {
-        detail::ask_for_huge_pages(p, size);
+      if (bytes >= 2 * huge_page) {
+        detail::ask_for_huge_pages(p, static_cast<std::size_t>(bytes));
       }
-      data_.reset(static_cast<std::byte*>(p));
+      data_ = {static_cast<std::byte*>(p), free};
     }
   }
   std::byte* data() const { return data_.get(); }
@@ -75,7 +72,8 @@ class HostBuffer {
 
  private:
   struct Free {
-    void operator()(std::byte* p) const { std::free(p); }
+    std::align_val_t align;
+    void operator()(std::byte* p) const { ::operator delete(p, align); }
   };
   std::unique_ptr<std::byte, Free> data_;
   i64 bytes_ = 0;
