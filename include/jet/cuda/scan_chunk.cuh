@@ -1,6 +1,6 @@
 /// \file
 /// The scan in chunks of 64 tokens on the tensor cores (Gated DeltaNet, arXiv 2412.06464, section 3.3; the
-/// formulas are in cpu/gated_scan.hpp). Two kernels: the first makes, for all chunks at once, what does not depend
+/// formulas are in cpu/scan.hpp). Two kernels: the first makes, for all chunks at once, what does not depend
 /// on the state: normalised q and k, T = (I + A)^-1 diag(beta), P = scale tril(Q K^T * D) and the decays; the
 /// second runs along the chunks of a sequence, each warp with 16 columns of the state in its registers:
 ///   U = T (V - diag(e^gamma) K S) ;  O = scale diag(e^gamma) Q S + P U ;  S' = e^gamma_C S + (diag(e^(gamma_C -
@@ -105,6 +105,27 @@ __device__ inline int scan_find(int const* first, int seqs, int at) {
   return low;
 }
 
+/// What a block of a kernel over chunks and heads works on: block chunk * heads + head, chunks counted over all
+/// sequences (first_chunk of scan_plan). Blocks beyond the last chunk have nothing to do.
+struct ScanBlock {
+  int chunk, head;
+  bool live;
+  i64 begin = 0;  // the chunk's first token
+  int rows = 0;   // its tokens
+  __device__ ScanBlock(ScanCall const& call, int const* first_chunk)
+      : chunk(static_cast<int>(blockIdx.x) / call.heads),
+        head(static_cast<int>(blockIdx.x) % call.heads),
+        live(chunk < first_chunk[call.seqs]) {
+    if (live) {
+      int const sequence = scan_find(first_chunk, static_cast<int>(call.seqs), chunk);
+      ScanSequence const seq(call, sequence);
+      i64 const done = i64{chunk - first_chunk[sequence]} * scan_chunk;
+      begin = seq.begin + done;
+      rows = static_cast<int>(min(i64{scan_chunk}, seq.tokens - done));
+    }
+  }
+};
+
 /// first[i] = chunks of the sequences before i. One block.
 template <class = void>
 __global__ void scan_plan(std::int64_t const* cu_seqlens, std::int32_t const* slot, int seqs, int* first) {
@@ -195,17 +216,14 @@ __global__ void __launch_bounds__(128)
   release_next();
   wait_for_previous();
 
-  int const seqs = static_cast<int>(call.seqs);
-  int const chunk = static_cast<int>(blockIdx.x) / call.heads;
-  int const head = static_cast<int>(blockIdx.x) % call.heads;
-  if (chunk >= first_chunk[seqs]) {
+  ScanBlock const work(call, first_chunk);
+  if (!work.live) {
     return;
   }
-  int const low = scan_find(first_chunk, seqs, chunk);
-  ScanSequence const seq(call, low);
-  i64 const done = i64{chunk - first_chunk[low]} * n;
-  i64 const begin = seq.begin + done;
-  int const rows = static_cast<int>(min(i64{n}, seq.tokens - done));
+  int const chunk = work.chunk;
+  int const head = work.head;
+  i64 const begin = work.begin;
+  int const rows = work.rows;
   std::byte* const to = memory + (i64{chunk} * call.heads + head) * C::bytes;
   E* const to_keys = reinterpret_cast<E*>(to);
   E* const to_queries = to_keys + C::keys;

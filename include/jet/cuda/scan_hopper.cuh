@@ -222,17 +222,14 @@ __global__ void __launch_bounds__(128)
     release_next();
     wait_for_previous();
 
-    int const seqs = static_cast<int>(call.seqs);
-    int const chunk = static_cast<int>(blockIdx.x) / call.heads;
-    int const head = static_cast<int>(blockIdx.x) % call.heads;
-    if (chunk >= first_chunk[seqs]) {
+    ScanBlock const work(call, first_chunk);
+    if (!work.live) {
       return;
     }
-    int const sequence = scan_find(first_chunk, seqs, chunk);
-    ScanSequence const seq(call, sequence);
-    i64 const done = i64{chunk - first_chunk[sequence]} * n;
-    i64 const begin = seq.begin + done;
-    int const rows = static_cast<int>(min(i64{n}, seq.tokens - done));
+    int const chunk = work.chunk;
+    int const head = work.head;
+    i64 const begin = work.begin;
+    int const rows = work.rows;
     int const thread = static_cast<int>(threadIdx.x);
     int const warp = thread / warp_size;
     int const lane = thread % warp_size;
