@@ -179,17 +179,8 @@ int main(int argc, char** argv) {
     all = all || std::string_view(argv[i]) == "--long";
     decodes = decodes && std::string_view(argv[i]) != "--prefill";
     prefills = prefills && std::string_view(argv[i]) != "--decode";
-    if (std::string_view(argv[i]).starts_with("--benchmark_list_tests")) {
-      std::printf("decode\nprefill\n");
-      return 0;
-    }
   }
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    std::printf("no CUDA device: not run\n");
-    return 77;
-  }
-  try {
+  return device::run(argc, argv, "decode\nprefill", [&] {
     constexpr jet::Precision bf16 = jet::precision::bf16;
     constexpr jet::Precision f32 = jet::precision::f32;
     jet::Cuda<bf16> backend;
@@ -235,9 +226,6 @@ int main(int argc, char** argv) {
       prefill<AttentionShape{8, 2, 256, 1024}, bf16>(backend, 1, 16384, 0, 10);
       prefill<full, f32>(exact, 1, 4096, 0, 3);
     }
-  } catch (jet::Error const& error) {
-    std::printf("FAILED: %s\n", error.what());
-    return 1;
-  }
-  return 0;
+    return 0;
+  });
 }

@@ -92,16 +92,7 @@ void product(Backend& backend, i64 n, i64 k) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc > 1 && std::string_view(argv[1]).starts_with("--benchmark_list_tests")) {
-    std::printf("conv\n");
-    return 0;
-  }
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    std::printf("no CUDA device: not run\n");
-    return 77;
-  }
-  try {
+  return device::run(argc, argv, "conv", [&] {
     Backend backend;
     cudaDeviceProp properties{};
     jet::cuda_check(cudaGetDeviceProperties(&properties, backend.device()), "properties");
@@ -122,9 +113,6 @@ int main(int argc, char** argv) {
     }
     conv(backend, 16, 4096, 4096, 512);
     conv(backend, 1, 16384, 4096, 512);
-  } catch (jet::Error const& error) {
-    std::printf("FAILED: %s\n", error.what());
-    return 1;
-  }
-  return 0;
+    return 0;
+  });
 }

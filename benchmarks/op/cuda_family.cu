@@ -140,22 +140,13 @@ int main(int argc, char** argv) {
   std::string file;
   for (int i = 1; i < argc; ++i) {
     std::string_view const option = argv[i];
-    if (option.starts_with("--benchmark_list_tests")) {
-      std::printf("prefill\ndecode\n");
-      return 0;
-    }
     if (option == "--json" && i + 1 < argc) {
       file = argv[++i];
     } else if (option == "--only" && i + 1 < argc) {
       only = argv[++i];
     }
   }
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    std::printf("no CUDA device: not run\n");
-    return 77;
-  }
-  try {
+  return device::run(argc, argv, "prefill\ndecode", [&] {
     cudaDeviceProp properties{};
     {
       Backend backend;
@@ -182,9 +173,6 @@ int main(int argc, char** argv) {
       }
       out << "\n]}\n";
     }
-  } catch (jet::Error const& error) {
-    std::printf("FAILED: %s\n", error.what());
-    return 1;
-  }
-  return 0;
+    return 0;
+  });
 }

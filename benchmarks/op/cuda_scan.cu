@@ -184,17 +184,8 @@ int main(int argc, char** argv) {
   bool sweep = false;
   for (int i = 1; i < argc; ++i) {
     sweep = sweep || std::string_view(argv[i]) == "--sweep";
-    if (std::string_view(argv[i]).starts_with("--benchmark_list_tests")) {
-      std::printf("step\nprompts\n");
-      return 0;
-    }
   }
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    std::printf("no CUDA device: not run\n");
-    return 77;
-  }
-  try {
+  return device::run(argc, argv, "step\nprompts", [&] {
     jet::Cuda<jet::precision::bf16> backend;
     cudaDeviceProp properties{};
     jet::cuda_check(cudaGetDeviceProperties(&properties, backend.device()), "properties");
@@ -241,9 +232,6 @@ int main(int argc, char** argv) {
     }
     prompts<jet::precision::f32>(1, 4096, 3);
     prompts<jet::precision::f32>(16, 1, 3);
-  } catch (jet::Error const& error) {
-    std::printf("FAILED: %s\n", error.what());
-    return 1;
-  }
-  return 0;
+    return 0;
+  });
 }

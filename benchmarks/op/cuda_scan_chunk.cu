@@ -160,17 +160,8 @@ int main(int argc, char** argv) {
   bool brief = false;
   for (int i = 1; i < argc; ++i) {
     brief = brief || std::string_view(argv[i]) == "--short";
-    if (std::string_view(argv[i]).starts_with("--benchmark_list_tests")) {
-      std::printf("chunks\n");
-      return 0;
-    }
   }
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    std::printf("no CUDA device: not run\n");
-    return 77;
-  }
-  try {
+  return device::run(argc, argv, "chunks", [&] {
     Backend backend;
     if (!kernel::runs_wgmma()) {
       std::printf("not built for, or not on, sm_90a: not run\n");
@@ -195,9 +186,6 @@ int main(int argc, char** argv) {
         chunked<128, false>(backend, 12, 256, 8, 4096, io);
       }
     }
-  } catch (jet::Error const& error) {
-    std::printf("FAILED: %s\n", error.what());
-    return 1;
-  }
-  return 0;
+    return 0;
+  });
 }

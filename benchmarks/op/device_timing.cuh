@@ -2,10 +2,13 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdio>
+#include <string_view>
 #include <vector>
 
 #include <cuda_runtime.h>
 
+#include <jet/core/error.hpp>
 #include <jet/cuda/buffer.cuh>
 #include <jet/cuda/error.cuh>
 
@@ -103,6 +106,28 @@ inline double copy_rate(cudaStream_t stream) {
     }
   }
   return best;
+}
+
+/// What a program does around its measurements, which body() makes and whose exit status it returns: lists `cases`,
+/// one per line, when CTest asks for them, says that it was not run without a device (77), and prints an error (1).
+template <class Body> int run(int argc, char** argv, char const* cases, Body const& body) {
+  for (int i = 1; i < argc; ++i) {
+    if (std::string_view(argv[i]).starts_with("--benchmark_list_tests")) {
+      std::printf("%s\n", cases);
+      return 0;
+    }
+  }
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+    std::printf("no CUDA device: not run\n");
+    return 77;
+  }
+  try {
+    return body();
+  } catch (jet::Error const& error) {
+    std::printf("FAILED: %s\n", error.what());
+    return 1;
+  }
 }
 
 }  // namespace device
