@@ -14,18 +14,14 @@
 #include <jet/text/progress.hpp>
 
 #include "block_table/rows.hpp"
-#include "records.hpp"
+#include "record_options.hpp"
 
 namespace {
 
 using jet::Json;
 
-struct Options {
-  std::vector<std::string> only;
-  std::filesystem::path json;
-  std::string commit = "unknown", date = today(), command;
-  i64 context = 0, batch = 0, prefill_tokens = 0, chunk = 0, steps = 0;
-  bool small = false, again = false;
+struct Options : RecordOptions {
+  i64 context = 0, batch = 0;
 };
 
 // Inference column of the paper's table 1, tokens/s at 64K: an H100, the authors' software.
@@ -67,9 +63,7 @@ void run(Options options) {
   auto const set = [](i64& value, i64 otherwise) { value = value > 0 ? value : otherwise; };
   set(options.context, options.small ? 128 : 65536);
   set(options.batch, options.small ? 4 : 128);
-  set(options.prefill_tokens, options.small ? 256 : 262144);
-  set(options.chunk, options.small ? 64 : 65536);
-  set(options.steps, options.small ? 2 : 32);
+  options.complete();
 
   Machine machine;
   if (options.small) {
@@ -154,17 +148,9 @@ int main(int argc, char** argv) {
   Options options;
   options.command = command_of(argc, argv);
   CLI::App app("Throughput of the 2B hybrid with each linear-attention block.");
-  app.add_option("--only", options.only, "a block; repeatable");
-  app.add_option("--json", options.json, "records: read first, then one more after each measurement");
+  options.add_to(app, "a block", "a small hybrid on the CPU");
   app.add_option("--context", options.context, "tokens");
   app.add_option("--batch", options.batch, "sequences of a decode step");
-  app.add_option("--steps", options.steps, "decode steps that are timed");
-  app.add_option("--prefill-tokens", options.prefill_tokens, "at least so many, in whole sequences");
-  app.add_option("--chunk", options.chunk, "tokens of one call of a prefill");
-  app.add_option("--commit", options.commit, "written to the records");
-  app.add_option("--date", options.date, "written to the records")->capture_default_str();
-  app.add_flag("--again", options.again, "measure what is recorded already");
-  app.add_flag("--small", options.small, "a small hybrid on the CPU");
   CLI11_PARSE(app, argc, argv);
   try {
     run(std::move(options));

@@ -26,21 +26,19 @@
 #include <jet/text/progress.hpp>
 
 #include "chart.hpp"
-#include "records.hpp"
+#include "record_options.hpp"
 #include "throughput/models.hpp"
 
 namespace {
 
 using jet::Json;
 
-struct Options {
-  std::vector<std::string> only;
+struct Options : RecordOptions {
   std::vector<i64> contexts;
-  std::filesystem::path json, svg;
-  std::string commit = "unknown", date = today(), command, device = "h100";
-  i64 prefill_tokens = 0, chunk = 0, steps = 0;
+  std::filesystem::path svg;
+  std::string device = "h100";
   double memory_gib = 0;
-  bool dry_run = false, small = false, again = false, no_largest = false;
+  bool dry_run = false, no_largest = false;
 };
 
 std::vector<Subject> large_models() {
@@ -384,10 +382,7 @@ bool is_wanted(Options const& options, std::string const& model, i64 context) {
 
 void run(Options options) {
   i64 const k = 1024;
-  auto const set = [](i64& value, i64 otherwise) { value = value > 0 ? value : otherwise; };
-  set(options.prefill_tokens, options.small ? 256 : 256 * k);
-  set(options.chunk, options.small ? 64 : 64 * k);
-  set(options.steps, options.small ? 2 : 32);
+  options.complete();
   if (options.contexts.empty()) {
     options.contexts = options.small ? std::vector<i64>{64, 128}
                                      : std::vector<i64>{4 * k, 8 * k, 16 * k, 32 * k, 64 * k, 128 * k, 256 * k};
@@ -434,23 +429,15 @@ int main(int argc, char** argv) {
   Options options;
   options.command = command_of(argc, argv);
   CLI::App app("Decode and prefill throughput against context length.");
-  app.add_option("--only", options.only, "a model, or model,context; repeatable");
+  options.add_to(app, "a model, or model,context", "small models on the CPU");
   app.add_option("--contexts", options.contexts, "tokens, separated by commas")->delimiter(',');
-  app.add_option("--json", options.json, "records: read first, then one more after each measurement");
   app.add_option("--svg", options.svg, "picture of all records");
-  app.add_option("--steps", options.steps, "decode steps that are timed");
-  app.add_option("--prefill-tokens", options.prefill_tokens, "at least so many, in whole sequences");
-  app.add_option("--chunk", options.chunk, "tokens of one call of a prefill");
   app.add_option("--memory", options.memory_gib, "GiB to plan for; 0: what is free");
-  app.add_option("--commit", options.commit, "written to the records");
-  app.add_option("--date", options.date, "written to the records")->capture_default_str();
   app.add_option("--device", options.device, "of --dry-run")
       ->check(CLI::IsMember({"h100", "h200"}))
       ->capture_default_str();
   app.add_flag("--no-largest", options.no_largest, "not at the largest batch");
-  app.add_flag("--again", options.again, "measure what is recorded already");
   app.add_flag("--dry-run", options.dry_run, "print the memory plan and the floors");
-  app.add_flag("--small", options.small, "small models on the CPU");
   CLI11_PARSE(app, argc, argv);
   try {
     run(std::move(options));
