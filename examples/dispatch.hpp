@@ -10,7 +10,7 @@
 /// Calls run.operator()<Model>() for the first of the types that the checkpoint's config.json agrees with.
 template <class... Models, class Run> void dispatch(std::filesystem::path const& directory, Run const& run) {
   auto const file = directory / "config.json";
-  auto const description = jet::read_config(jet::load_json(file), file.string());
+  auto const description = jet::read_config(jet::load_config(file), file.string());
   bool found = false;
   std::string differences;
   auto const attempt = [&]<class Model>() {

@@ -91,7 +91,7 @@ template <class Model> bool verify(Arguments const& a) {
 
 template <class... Models> bool dispatch(Arguments const& a) {
   std::string const where = a.model + "/config.json";
-  auto const description = jet::read_config(jet::load_json(where), where);
+  auto const description = jet::read_config(jet::load_config(where), where);
   bool found = false, good = false;
   auto const attempt = [&]<class Model>() {
     if (!found && jet::compare<Model>(description).empty()) {

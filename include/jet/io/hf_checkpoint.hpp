@@ -207,7 +207,7 @@ std::shared_ptr<Weights<Model>> load_weights(std::filesystem::path const& direct
   auto weights = std::make_shared<Weights<Model>>(plan);
   if (!options.ignore_config) {
     std::filesystem::path const path = directory / config_file_name;
-    check_config<Model>(load_json(path), path.string(), plan);
+    check_config<Model>(load_config(path), path.string(), plan);
   }
   CheckpointFiles const files(directory);
 

@@ -3,16 +3,15 @@
 /// differ.
 ///
 /// Model types that are read and written: jet_nemotron, qwen2, qwen3, llama, and for every other stack jet_hybrid
-/// (config_of describes its layout). The meaning of the keys is that of the reference classes in transformers and
-/// in the published Jet-Nemotron code.
+/// (config_of describes its layout). Those of flash-linear-attention (<jet/io/fla_config.hpp>) are read. The
+/// meaning of the keys is that of the reference classes in transformers, in the published Jet-Nemotron code and in
+/// flash-linear-attention.
 #pragma once
 
 #include <algorithm>
-#include <array>
-#include <charconv>
 #include <cmath>
-#include <concepts>
 #include <cstddef>
+#include <filesystem>
 #include <map>
 #include <optional>
 #include <string>
@@ -27,184 +26,19 @@
 #include <jet/block/rms_norm.hpp>
 #include <jet/core/error.hpp>
 #include <jet/core/macros.hpp>
+#include <jet/io/fla_config.hpp>
 #include <jet/io/json.hpp>
 #include <jet/io/layer_types.hpp>
+#include <jet/io/mapped_file.hpp>
+#include <jet/io/model_description.hpp>
 #include <jet/model/causal_lm.hpp>
 #include <jet/model/hf_names.hpp>
 
 JET_NAMESPACE_BEGIN
 
-/// One value of a config at run time.
-using ConfigValue = std::variant<bool, i64, double, std::string>;
-
-/// One field of a block's config.
-///   name  as the block's config calls it ("heads")
-///   key   where a file says it ("num_attention_heads"); empty in the description of a type
-struct ConfigField {
-  std::string name;
-  ConfigValue value;
-  std::string key{};
-};
-
-/// A block: its kind ("attn", "swa", "jet", a user's) and its config's fields in the order of their declaration; a
-/// window of a sliding-window block comes last. A block without `fields` has none.
-struct BlockDescription {
-  std::string kind;
-  std::vector<ConfigField> fields{};
-
-  /// The field, or nullptr.
-  ConfigField const* find(std::string_view name) const {
-    auto const at =
-        std::find_if(fields.begin(), fields.end(), [&](ConfigField const& field) { return field.name == name; });
-    return at != fields.end() ? &*at : nullptr;
-  }
-};
-
-/// One layer. An empty `mlp` or `norm` is the model's own.
-struct LayerDescription {
-  BlockDescription mixer{};
-  std::optional<BlockDescription> mlp{};
-  std::optional<BlockDescription> norm{};
-};
-
-/// A model at run time, from a type or from a file.
-///   mlp  hidden size of the model's own MLP; 0: none
-///   eps  of the model's own norms
-struct ModelDescription {
-  i64 vocab = 0;
-  i64 d_model = 0;
-  i64 mlp = 0;
-  double eps = 1e-6;
-  bool tied = true;
-  std::vector<LayerDescription> layers{};
-  bool layer_norm = false;
-  bool embedding_norm = false;
-};
-
-// ---- descriptions of types
-
-namespace detail {
-
-template <class T> ConfigValue config_value(T const& value) {
-  if constexpr (std::is_same_v<T, bool>) {
-    return value;
-  } else if constexpr (std::is_integral_v<T> || std::is_enum_v<T>) {
-    return static_cast<i64>(value);
-  } else if constexpr (std::is_floating_point_v<T>) {
-    return static_cast<double>(value);
-  } else {
-    static_assert(std::is_convertible_v<T const&, std::string_view>,
-                  "jet: the fields of a block's config are numbers, booleans, enumerations and names");
-    return std::string(std::string_view(value));
-  }
-}
-
-struct IgnoreField {
-  template <class T> constexpr void operator()(std::string_view, T&&) const {}
-};
-
-template <class C>
-concept HasFields = requires(C const& config) {
-  C::fields(config, IgnoreField{});
-};
-
-template <class C> std::vector<ConfigField> config_fields(C const& config) {
-  std::vector<ConfigField> fields;
-  C::fields(config, [&](std::string_view name, auto const& value) {
-    fields.push_back({std::string(name), config_value(value)});
-  });
-  return fields;
-}
-
-template <class M> inline constexpr bool is_rms_norm = false;
-template <NormConfig C> inline constexpr bool is_rms_norm<RmsNorm<C>> = true;
-
-template <class M> BlockDescription describe_block() {
-  BlockDescription block;
-  if constexpr (is_rms_norm<M>) {
-    block.kind = "rms_norm";
-    block.fields = {{"d_model", M::config.d_model}, {"eps", M::config.eps}};
-    return block;
-  }
-  if constexpr (requires {
-                  { M::kind } -> std::convertible_to<std::string_view>;
-                }) {
-    block.kind = std::string_view(M::kind);
-  } else {
-    block.kind = "norm";  // only a norm may have no kind
-  }
-  if constexpr (requires { M::config; }) {
-    if constexpr (HasFields<std::remove_cvref_t<decltype(M::config)>>) {
-      block.fields = config_fields(M::config);
-    }
-  }
-  if constexpr (requires { static_cast<i64>(M::window); }) {
-    if (static_cast<i64>(M::window) > 0 && block.find("window") == nullptr) {
-      block.fields.push_back({"window", static_cast<i64>(M::window)});
-    }
-  }
-  return block;
-}
-
-}  // namespace detail
-
-/// What the type says about a model that runs `plan`. Throws jet::Error for a plan that does not fit.
-template <class Model> ModelDescription describe(std::string_view plan = Model::plan()) {
-  Model::check_plan(plan);
-  ModelDescription model{Model::config.vocab,      Model::config.d_model,       Model::config.mlp,
-                         Model::config.eps,        Model::config.tied,          {},
-                         Model::config.layer_norm, Model::config.embedding_norm};
-  for (char const letter : plan) {
-    Model::for_letter(letter, [&]<class L>() {
-      LayerDescription layer{detail::describe_block<typename L::mixer>(), {}, {}};
-      if constexpr (!std::is_same_v<typename L::mlp, typename Model::mlp>) {
-        layer.mlp = detail::describe_block<typename L::mlp>();
-      }
-      if constexpr (!std::is_same_v<typename L::norm, typename Model::norm>) {
-        layer.norm = detail::describe_block<typename L::norm>();
-      }
-      model.layers.push_back(std::move(layer));
-    });
-  }
-  return model;
-}
-
 // ---- descriptions of files
 
 namespace detail {
-
-/// `head_k` times `expand_v` as the reference JetBlock computes sizes from a real factor: truncated, with both
-/// products within 1e-5 of an integer. Returns the head size of values when every check of the reference passes.
-inline std::optional<i64> reference_head_v(i64 heads, i64 head_k, double expand_v) {
-  i64 key_dim = 0;
-  if (heads < 1 || head_k < 1 || __builtin_mul_overflow(heads, head_k, &key_dim)) {
-    return std::nullopt;
-  }
-  double const head_exact = static_cast<double>(head_k) * expand_v;
-  double const value_exact = static_cast<double>(key_dim) * expand_v;
-  if (!(head_exact >= 1 && value_exact < 0x1p53)) {
-    return std::nullopt;
-  }
-  auto const head_v = static_cast<i64>(head_exact);
-  auto const value_dim = static_cast<i64>(value_exact);
-  auto const is_close = [](double a, double b) { return std::abs(a - b) <= 1e-5 * std::max(a, b); };
-  bool const fits = heads * head_v == value_dim && is_close(head_exact, static_cast<double>(head_v)) &&
-                    is_close(value_exact, static_cast<double>(value_dim));
-  return fits ? std::optional(head_v) : std::nullopt;
-}
-
-/// A factor from which the reference computes `head_v` exactly, with at most ten decimals where that works
-/// (2.6666666667 for 256 / 96), or nothing.
-inline std::optional<double> reference_expand_v(i64 heads, i64 head_k, i64 head_v) {
-  double const ratio = static_cast<double>(head_v) / static_cast<double>(head_k);
-  // rounded up: the reference truncates the product
-  for (double const factor : {std::ceil(ratio * 1e10) / 1e10, ratio, std::nextafter(ratio, 2 * ratio)}) {
-    if (reference_head_v(heads, head_k, factor) == head_v) {
-      return factor;
-    }
-  }
-  return std::nullopt;
-}
 
 /// Reads a config.json into a description. Everything that would change the result and is not supported is refused
 /// by its name.
@@ -218,8 +52,13 @@ class ConfigReader {
     bool const is_hybrid = type_ == "jet_hybrid";
     bool const is_qwen = type_ == "qwen2" || type_ == "qwen3";
     bool const is_llama = type_ == "llama";
+    if (FlaConfigReader::kind_of(type_)) {
+      return FlaConfigReader(json_, where_, type_).read_model();
+    }
     JET_CHECK(is_jet || is_hybrid || is_qwen || is_llama, where_,
-              ": model_type: expected jet_nemotron, qwen2, qwen3, llama or jet_hybrid, found ", in_quotes(type_));
+              ": model_type: expected jet_nemotron, qwen2, qwen3, llama, jet_hybrid or one of "
+              "flash-linear-attention (",
+              FlaConfigReader::known_types(), "), found ", in_quotes(type_));
     std::string const activation = get_string(json_, "hidden_act", where_, "silu");
     JET_CHECK(activation == "silu", where_, ": hidden_act: expected \"silu\", found ", in_quotes(activation));
     JET_CHECK(find_member(json_, "quantization_config", where_) == nullptr, where_,
@@ -261,45 +100,11 @@ class ConfigReader {
     return std::move(model_);
   }
 
-  static std::string value_text(ConfigValue const& value) {
-    if (auto const* const text = std::get_if<std::string>(&value)) {
-      return in_quotes(*text);
-    }
-    if (auto const* const number = std::get_if<double>(&value)) {
-      std::array<char, 32> buffer{};
-      auto const end = std::to_chars(buffer.data(), buffer.data() + buffer.size(), *number).ptr;
-      return std::string(buffer.data(), end);
-    }
-    return std::visit(
-        [](auto const& other) {
-          if constexpr (std::is_same_v<std::remove_cvref_t<decltype(other)>, std::string>) {
-            return other;
-          } else {
-            return concat(other);
-          }
-        },
-        value);
-  }
-
  private:
-  /// Keeps products of two sizes within 64 bits.
-  static constexpr i64 largest_size = i64{1} << 31;
   /// Most keys of a section that describes a block, and most bytes of a text in it. A written section is named
   /// after the kind, perhaps with a number.
   static constexpr std::size_t block_limit = 64;
   static constexpr std::size_t block_text_limit = layer_name_limit - 16;
-
-  static i64 checked_size(i64 value, std::string_view key, std::string_view where) {
-    JET_CHECK(value >= 1 && value <= largest_size, where, ": ", key, ": expected 1 to ", largest_size, ", found ",
-              value);
-    return value;
-  }
-  static i64 positive(Json const& object, std::string_view key, std::string_view where) {
-    return checked_size(get_int(object, key, where), key, where);
-  }
-  static i64 positive(Json const& object, std::string_view key, std::string_view where, i64 fallback) {
-    return checked_size(get_int(object, key, where, fallback), key, where);
-  }
 
   void require(std::string_view key, bool value) const {
     JET_CHECK(get_bool(json_, key, where_, value) == value, where_, ": ", key, ": ", !value,
@@ -626,12 +431,43 @@ inline ModelDescription read_config(Json const& config, std::string_view where) 
   return detail::ConfigReader(config, where).read();
 }
 
+/// Reads a config.json. Python writes numbers that JSON lacks, NaN, Infinity and -Infinity: they become strings of
+/// that name. Errors as load_json.
+inline Json load_config(std::filesystem::path const& path) {
+  MappedFile const file(path);
+  std::string_view const text = file.text();
+  if (text.find("NaN") == text.npos && text.find("Infinity") == text.npos) {
+    return load_json(path);
+  }
+  JET_CHECK(file.size() <= json_max_bytes, path.string(), ": expected at most ", json_max_bytes,
+            " bytes of JSON, found ", file.size());
+  std::string quoted;
+  bool in_string = false;
+  for (std::size_t at = 0; at < text.size();) {
+    std::size_t length = 1;
+    if (in_string) {
+      length = text[at] == '\\' && at + 1 < text.size() ? 2 : 1;
+      in_string = text[at] != '"';
+    } else {
+      in_string = text[at] == '"';
+      for (std::string_view const word : {"NaN", "Infinity", "-Infinity"}) {
+        length = text.substr(at).starts_with(word) ? word.size() : length;
+      }
+    }
+    std::string_view const piece = text.substr(at, length);
+    quoted += length > 2 ? concat('"', piece, '"') : std::string(piece);
+    at += length;
+  }
+  return parse_json(quoted, path.string());
+}
+
 // ---- differences
 
 namespace detail {
 
 /// Without the fields that have no effect: the width, which is the model's; the epsilon of a norm and the numbers
-/// of a scaling that attention does not use.
+/// of a scaling that attention does not use; the bound of gates that are not clamped; heads of keys or values that
+/// are as many as heads.
 inline BlockDescription effective(BlockDescription block) {
   auto const drop = [&](std::string_view name) {
     auto const at = std::find_if(block.fields.begin(), block.fields.end(),
@@ -651,6 +487,20 @@ inline BlockDescription effective(BlockDescription block) {
       drop("rope_low_freq_factor");
       drop("rope_high_freq_factor");
       drop("rope_original_max_position");
+    }
+  }
+  ConfigField const* const clamps = block.kind == "gla" ? block.find("clamps") : nullptr;
+  if (clamps != nullptr && clamps->value == ConfigValue(false)) {
+    drop("clamp_min");
+  }
+  bool const is_gated = block.kind == "gated_deltanet";
+  if (is_gated || block.kind == "gla" || block.kind == "retnet") {
+    ConfigField const* const heads = block.find("heads");
+    for (ConfigField& field : block.fields) {
+      if (field.name == (is_gated ? "value_heads" : "kv_heads") && heads != nullptr &&
+          field.value == heads->value) {
+        field.value = i64{0};
+      }
     }
   }
   return block;
@@ -699,7 +549,7 @@ class Differences {
   }
   void add_unless_same(std::string_view key, ConfigValue const& expected, ConfigValue const& found) {
     if (!same_value(expected, found)) {
-      add(key, ConfigReader::value_text(expected), ConfigReader::value_text(found));
+      add(key, value_text(expected), value_text(found));
     }
   }
 
@@ -716,17 +566,18 @@ class Differences {
     BlockDescription const type = effective(*expected);
     BlockDescription const file = effective(*found);
     for (ConfigField const& field : type.fields) {
-      ConfigField const* const other = found->find(field.name);  // also what has no effect in the file
-      std::string const value = ConfigReader::value_text(field.value);
+      ConfigField const* const used = file.find(field.name);
+      ConfigField const* const other = used != nullptr ? used : found->find(field.name);  // without effect there
+      std::string const value = value_text(field.value);
       if (other == nullptr) {
         add(concat(type.kind, ".", field.name), value, "nothing", layer);
       } else if (!same_value(field.value, other->value)) {
-        add(name_of_field(*other), value, ConfigReader::value_text(other->value), layer);
+        add(name_of_field(*other), value, value_text(other->value), layer);
       }
     }
     for (ConfigField const& field : file.fields) {
       if (expected->find(field.name) == nullptr) {
-        add(name_of_field(field), "nothing", ConfigReader::value_text(field.value), layer);
+        add(name_of_field(field), "nothing", value_text(field.value), layer);
       }
     }
   }
@@ -782,14 +633,14 @@ inline std::vector<std::string> differences(ModelDescription const& expected, Mo
   all.add_unless_same("intermediate_size", expected.mlp, found.mlp);
   all.add_unless_same("num_hidden_layers", static_cast<i64>(expected.layers.size()),
                       static_cast<i64>(found.layers.size()));
-  all.add_unless_same("rms_norm_eps", expected.eps, found.eps);
+  all.add_unless_same(found.eps_key, expected.eps, found.eps);
   all.add_unless_same("tie_word_embeddings", expected.tied, found.tied);
   all.add_unless_same("layer_norm", expected.layer_norm, found.layer_norm);
   all.add_unless_same("embedding_norm", expected.embedding_norm, found.embedding_norm);
   for (std::size_t l = 0; l < std::min(expected.layers.size(), found.layers.size()); ++l) {
     LayerDescription const& type = expected.layers[l];
     LayerDescription const& file = found.layers[l];
-    all.add_block("layer_types", type.mixer, file.mixer, static_cast<i64>(l));
+    all.add_block(found.types_key, type.mixer, file.mixer, static_cast<i64>(l));
     all.add_block("mlp_types", type.mlp, file.mlp, static_cast<i64>(l));
     all.add_block("norm_types", type.norm, file.norm, static_cast<i64>(l));
   }
@@ -802,17 +653,35 @@ std::vector<std::string> compare(ModelDescription const& found, std::string_view
   return differences(describe<Model>(plan), found);
 }
 
-/// Throws jet::Error that names the file and lists all differences, unless the file fits the type.
-template <class Model>
-void check_config(Json const& config, std::string_view where, std::string_view plan = Model::plan()) {
-  std::vector<std::string> const lines = compare<Model>(read_config(config, where), plan);
+namespace detail {
+
+inline void check_differences(std::vector<std::string> const& lines, std::string_view where,
+                              std::string_view what) {
   if (!lines.empty()) {
-    std::string text = concat(where, ": does not fit the model type (expected by the type, found in the file):");
+    std::string text =
+        concat(where, ": does not fit the ", what, " type (expected by the type, found in the file):");
     for (std::string const& line : lines) {
       text += "\n  " + line;
     }
     fail(text);
   }
+}
+
+}  // namespace detail
+
+/// Throws jet::Error that names the file and lists all differences, unless the file fits the type.
+template <class Model>
+void check_config(Json const& config, std::string_view where, std::string_view plan = Model::plan()) {
+  detail::check_differences(compare<Model>(read_config(config, where), plan), where, "model");
+}
+
+/// Throws jet::Error that lists all differences, unless a layer of flash-linear-attention (read_fla_layer) is the
+/// block.
+template <class Block> void check_layer(Json const& config, std::string_view where, i64 layer = 0) {
+  detail::Differences all;
+  all.add_block("model_type", detail::describe_block<Block>(), read_fla_layer(config, Block::kind, where, layer),
+                -1);
+  detail::check_differences(all.lines(), where, "block");
 }
 
 // ---- writing
@@ -931,7 +800,7 @@ class ConfigWriter {
   }
 
   static double finite(double value, std::string_view name) {
-    JET_CHECK(std::isfinite(value), name, ": ", ConfigReader::value_text(value), " cannot be written to a config");
+    JET_CHECK(std::isfinite(value), name, ": ", value_text(value), " cannot be written to a config");
     return value;
   }
 

@@ -1,6 +1,6 @@
 /// \file
-/// Which tensor of a model a name in a checkpoint stands for. The names of Qwen, Llama and Jet-Nemotron; a model
-/// with other names declares a `names` of the same shape.
+/// Which tensor of a model a name in a checkpoint stands for. The names of Qwen, Llama and Jet-Nemotron, and of
+/// flash-linear-attention; a model with other names than the first declares a `names` of the same shape.
 #pragma once
 
 #include <string>
@@ -29,6 +29,19 @@ struct HfNames {
       case Module::embedding_norm: return concat("model.embed_norm.", row);
     }
     return {};
+  }
+};
+
+/// Names of the checkpoints of flash-linear-attention (GLA, RetNet, DeltaNet, Gated DeltaNet).
+struct FlaNames {
+  static std::string key(Module m, i64 layer, std::string_view row) {
+    switch (m) {
+      case Module::embedding: return "model.embeddings.weight";
+      case Module::mixer: return concat("model.layers.", layer, ".attn.", row);
+      case Module::mixer_norm: return concat("model.layers.", layer, ".attn_norm.", row);
+      case Module::mlp_norm: return concat("model.layers.", layer, ".mlp_norm.", row);
+      default: return HfNames::key(m, layer, row);
+    }
   }
 };
 

@@ -18,13 +18,10 @@ JET_NAMESPACE_BEGIN
 struct Rwkv7Names {
   static std::string key(Module m, i64 layer, std::string_view row) {
     switch (m) {
-      case Module::embedding: return "model.embeddings.weight";
       case Module::embedding_norm: return concat("model.layers.0.pre_norm.", row);
-      case Module::mixer: return concat("model.layers.", layer, ".attn.", row);
-      case Module::mixer_norm: return concat("model.layers.", layer, ".attn_norm.", row);
       case Module::mlp: return concat("model.layers.", layer, ".ffn.", row);
       case Module::mlp_norm: return concat("model.layers.", layer, ".ffn_norm.", row);
-      default: return HfNames::key(m, layer, row);
+      default: return FlaNames::key(m, layer, row);
     }
   }
 };
