@@ -102,8 +102,9 @@ def main():
     def host(name):
         return ["-std=c++20", include, *eigen, *(["-O2"] if "Jet" in name else ["-fsyntax-only"])]
 
-    def device(name):
-        return ["-std=c++20", f"-arch={options.arch}", "--expt-relaxed-constexpr", include,
+    def device(name):  # -arch=sm_90a would also compile PTX of compute_90
+        one = f"arch={options.arch.replace('sm_', 'compute_')},code={options.arch}"
+        return ["-std=c++20", "-gencode", one, "--expt-relaxed-constexpr", include,
                 *(["-O3"] if "Jet" in name else [])]
 
     with tempfile.TemporaryDirectory() as folder:

@@ -3,8 +3,8 @@
 #   rules    what may include what; needs no compiler
 #   g++      every .hpp compiles alone (and twice: its guard works), warnings are errors
 #   clang++  likewise
-#   nvcc     every .cuh compiles alone for sm_80, sm_90a and PTX of compute_90, warnings are errors; and every .hpp that
-#            does not need Eigen goes through nvcc
+#   nvcc     every .cuh compiles alone for sm_80, sm_90a and PTX of compute_90, warnings are errors; every .hpp that does
+#            not need Eigen goes through nvcc; and including all of jet compiles no kernel
 # The last line is "N passed, N failed, N not run". Exit status: 1 if anything failed, 77 if nothing could be run.
 # Environment (CTest sets it): JET_EIGEN, JET_HAS_JSON, JET_HAS_TOKENIZER (0 or 1), JET_BUILD (scratch folder).
 set -u
@@ -173,6 +173,14 @@ case $check in
       fi
     done
     compile_all "${cuh[@]}" "${#host_headers[@]} headers without Eigen"
+    echo '#include <jet/cuda.cuh>' >"$scratch/umbrella.cu"
+    if nvcc "${flags[@]}" -gencode arch=compute_90a,code=compute_90a -ptx "$scratch/umbrella.cu" -o "$scratch/umbrella.ptx" &&
+      ! grep -q '\.entry' "$scratch/umbrella.ptx"; then
+      pass
+    else
+      failure 'including <jet/cuda.cuh> must compile no kernel: what names a kernel is a template'
+      grep '\.entry' "$scratch/umbrella.ptx" | head -n 12
+    fi
     ;;
   *)
     echo "unknown check: $check"

@@ -2,13 +2,12 @@
 /// Aligned memory: one allocation for many tensors, and a stack of scratch with a high-water mark.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <memory>
 #include <new>
+#include <utility>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -40,42 +39,55 @@ inline void ask_for_huge_pages([[maybe_unused]] void* at, [[maybe_unused]] std::
 }
 }  // namespace detail
 
-/// An aligned block of host memory. Contents are not initialised.
+/// An aligned block of host memory. Contents are not initialised. (Without unique_ptr: <memory> costs more to
+/// include than all of the core.)
 class HostBuffer {
  public:
   HostBuffer() = default;
+  HostBuffer(HostBuffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  HostBuffer& operator=(HostBuffer&& other) noexcept {
+    HostBuffer taken(std::move(other));
+    std::swap(data_, taken.data_);
+    std::swap(bytes_, taken.bytes_);
+    return *this;
+  }
+  ~HostBuffer() {
+    if (data_ != nullptr) {
+      ::operator delete(data_, align());
+    }
+  }
   explicit HostBuffer(i64 bytes) : bytes_(bytes) {
     JET_CHECK(bytes >= 0, "an allocation of ", bytes, " bytes was asked for");
     if (bytes > 0) {
-      Free const free{std::align_val_t{static_cast<std::size_t>(bytes >= 2 * huge_page ? huge_page : alignment)}};
-      void* p = ::operator new(static_cast<std::size_t>(bytes), free.align, std::nothrow);
+      void* p = ::operator new(static_cast<std::size_t>(bytes), align(), std::nothrow);
       JET_CHECK(p != nullptr, "out of memory: could not allocate ", bytes, " bytes");
       if (bytes >= 2 * huge_page) {
         detail::ask_for_huge_pages(p, static_cast<std::size_t>(bytes));
       }
-      data_ = {static_cast<std::byte*>(p), free};
+      data_ = static_cast<std::byte*>(p);
     }
   }
-  std::byte* data() const { return data_.get(); }
+  std::byte* data() const { return data_; }
   i64 bytes() const { return bytes_; }
   /// Fills with bytes that read as NaN in every floating dtype (0xff...).
   void poison() {
     if (bytes_ > 0) {
-      std::memset(data_.get(), 0xff, static_cast<std::size_t>(bytes_));
+      std::memset(data_, 0xff, static_cast<std::size_t>(bytes_));
     }
   }
   void zero() {
     if (bytes_ > 0) {
-      std::memset(data_.get(), 0, static_cast<std::size_t>(bytes_));
+      std::memset(data_, 0, static_cast<std::size_t>(bytes_));
     }
   }
 
  private:
-  struct Free {
-    std::align_val_t align;
-    void operator()(std::byte* p) const { ::operator delete(p, align); }
-  };
-  std::unique_ptr<std::byte, Free> data_;
+  std::align_val_t align() const {
+    return std::align_val_t{static_cast<std::size_t>(bytes_ >= 2 * huge_page ? huge_page : alignment)};
+  }
+
+  std::byte* data_ = nullptr;
   i64 bytes_ = 0;
 };
 
@@ -102,7 +114,7 @@ class ScratchStack {
     JET_CHECK(next <= bytes_, "scratch of ", bytes_, " bytes is too small: ", next,
               " bytes are needed (was the memory plan made for fewer tokens?)");
     used_ = next;
-    peak_ = std::max(peak_, used_);
+    peak_ = used_ > peak_ ? used_ : peak_;
     return counting_ ? reinterpret_cast<void*>(static_cast<std::uintptr_t>(alignment + at))
                      : static_cast<void*>(memory_ + at);
   }

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <bit>
-#include <cmath>
 #include <cstdint>
 
 #include <jet/core/macros.hpp>
@@ -120,7 +119,7 @@ struct Random {
   JET_HD Pair normal_pair(std::uint64_t index) const {
     Philox::Counter const b = block(index);
     double const u = static_cast<double>((join(b.word[0], b.word[1]) >> 11) + 1) * 0x1p-53;  // (0, 1]
-    double const radius = std::sqrt(-2.0 * log_of(u));
+    double const radius = JET_SQRT(-2.0 * log_of(u));
 
     // the angle is quadrant + x right angles with x in [-1/2, 1/2)
     std::uint64_t const turn = join(b.word[2], b.word[3]) >> 11;
@@ -129,23 +128,23 @@ struct Random {
     double const theta = x * 0x1.921fb54442d18p+0;  // pi / 2
     double const square = theta * theta;
     double s = -1.0 / 1307674368000;
-    s = std::fma(s, square, 1.0 / 6227020800);
-    s = std::fma(s, square, -1.0 / 39916800);
-    s = std::fma(s, square, 1.0 / 362880);
-    s = std::fma(s, square, -1.0 / 5040);
-    s = std::fma(s, square, 1.0 / 120);
-    s = std::fma(s, square, -1.0 / 6);
-    s = std::fma(s, square, 1.0);
+    s = JET_FMA(s, square, 1.0 / 6227020800);
+    s = JET_FMA(s, square, -1.0 / 39916800);
+    s = JET_FMA(s, square, 1.0 / 362880);
+    s = JET_FMA(s, square, -1.0 / 5040);
+    s = JET_FMA(s, square, 1.0 / 120);
+    s = JET_FMA(s, square, -1.0 / 6);
+    s = JET_FMA(s, square, 1.0);
     double const sine = theta * s;
     double c = 1.0 / 20922789888000;
-    c = std::fma(c, square, -1.0 / 87178291200);
-    c = std::fma(c, square, 1.0 / 479001600);
-    c = std::fma(c, square, -1.0 / 3628800);
-    c = std::fma(c, square, 1.0 / 40320);
-    c = std::fma(c, square, -1.0 / 720);
-    c = std::fma(c, square, 1.0 / 24);
-    c = std::fma(c, square, -1.0 / 2);
-    double const cosine = std::fma(c, square, 1.0);
+    c = JET_FMA(c, square, -1.0 / 87178291200);
+    c = JET_FMA(c, square, 1.0 / 479001600);
+    c = JET_FMA(c, square, -1.0 / 3628800);
+    c = JET_FMA(c, square, 1.0 / 40320);
+    c = JET_FMA(c, square, -1.0 / 720);
+    c = JET_FMA(c, square, 1.0 / 24);
+    c = JET_FMA(c, square, -1.0 / 2);
+    double const cosine = JET_FMA(c, square, 1.0);
 
     auto const quadrant = static_cast<unsigned>(turn >> 51);
     bool const swapped = (quadrant & 1u) != 0;
@@ -184,16 +183,16 @@ struct Random {
     double const ratio = (m - 1.0) / (m + 1.0);
     double const square = ratio * ratio;
     double p = 1.0 / 19;
-    p = std::fma(p, square, 1.0 / 17);
-    p = std::fma(p, square, 1.0 / 15);
-    p = std::fma(p, square, 1.0 / 13);
-    p = std::fma(p, square, 1.0 / 11);
-    p = std::fma(p, square, 1.0 / 9);
-    p = std::fma(p, square, 1.0 / 7);
-    p = std::fma(p, square, 1.0 / 5);
-    p = std::fma(p, square, 1.0 / 3);
-    p = std::fma(p, square, 1.0);
-    return std::fma(e, 0x1.62e42fefa39efp-1, 2.0 * ratio * p);  // log 2
+    p = JET_FMA(p, square, 1.0 / 17);
+    p = JET_FMA(p, square, 1.0 / 15);
+    p = JET_FMA(p, square, 1.0 / 13);
+    p = JET_FMA(p, square, 1.0 / 11);
+    p = JET_FMA(p, square, 1.0 / 9);
+    p = JET_FMA(p, square, 1.0 / 7);
+    p = JET_FMA(p, square, 1.0 / 5);
+    p = JET_FMA(p, square, 1.0 / 3);
+    p = JET_FMA(p, square, 1.0);
+    return JET_FMA(e, 0x1.62e42fefa39efp-1, 2.0 * ratio * p);  // log 2
   }
 };
 

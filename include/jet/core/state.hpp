@@ -6,7 +6,6 @@
 ///   static constexpr State<StateSpec> state();
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <bit>
 #include <concepts>
@@ -35,7 +34,7 @@ struct StateSpec {
   constexpr bool present() const { return shape.rank > 0; }
   /// Tokens kept for a sequence of at most `max_len` tokens.
   constexpr i64 capacity(i64 max_len) const {
-    return !per_token ? 1 : window > 0 ? std::min(window, max_len) : max_len;
+    return !per_token ? 1 : window > 0 && window < max_len ? window : max_len;
   }
   constexpr i64 numel(i64 max_len) const { return present() ? shape.numel() * capacity(max_len) : 0; }
 };

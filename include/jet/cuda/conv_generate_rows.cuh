@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(256, 1) conv_generate_rows(ConvCall const call
 
 /// Queues the convolution if it is of the kind that conv_generate_rows takes: single tokens, at most 64, 4 taps,
 /// bf16, aligned as it says. Returns whether it is queued.
-inline bool conv_rows(cudaStream_t stream, ConvCall const& call, ConvGenerator const& generator) {
+template <class = void> bool conv_rows(cudaStream_t stream, ConvCall const& call, ConvGenerator const& generator) {
   constexpr i64 most_bytes = 227 * 1024;
   i64 const tokens = call.batch.tokens;
   if (!has_sm_90 || !call.shift || tokens > ConvRows<96>::tokens || tokens != call.batch.seqs ||

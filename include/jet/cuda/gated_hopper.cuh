@@ -186,8 +186,8 @@ __global__ void __launch_bounds__(GatedTiles::threads, 1)
 
 /// Whether gated_product_tiles can run, if the tensors begin at multiples of 16 bytes: the device, what it was
 /// compiled for, and bf16 rows of 16-byte pieces.
-inline bool gated_tiles_fit(int compute_capability, View const& x, Slot const& gate, Slot const& up,
-                            View const& y) {
+template <class = void>
+bool gated_tiles_fit(int compute_capability, View const& x, Slot const& gate, Slot const& up, View const& y) {
   auto const pieces = [](auto const& v) { return v.dtype == DType::bf16 && v.stride[0] % 8 == 0; };
   constexpr i64 most = i64{1} << 28;
   if (compute_capability / 10 != 9 || !has_dependent_launch || !pieces(x) || !pieces(gate) || !pieces(up) ||
@@ -204,8 +204,9 @@ inline bool gated_tiles_fit(int compute_capability, View const& x, Slot const& g
 }
 
 /// Queues y = silu(x gate^T) * (x up^T): x (rows, k), gate and up (n, k), y (rows, n).
-inline void launch_gated_tiles(cudaStream_t stream, int multiprocessors, View const& x, Slot const& gate,
-                               Slot const& up, View const& y) {
+template <class = void>
+void launch_gated_tiles(cudaStream_t stream, int multiprocessors, View const& x, Slot const& gate, Slot const& up,
+                        View const& y) {
   using T = GatedTiles;
   auto const map = [](auto const& v, int box) {
     return tensor_map<2>(DType::bf16, v.data,

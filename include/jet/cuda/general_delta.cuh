@@ -261,7 +261,7 @@ template <class S, int R> void launch_general_delta_steps(cudaStream_t stream, S
 }
 
 /// Queues it token by token for any sizes.
-inline void launch_general_delta_any(cudaStream_t stream, ScanCall const& call) {
+template <class = void> void launch_general_delta_any(cudaStream_t stream, ScanCall const& call) {
   constexpr i64 budget = 160 * 1024;  // bytes of shared memory that sm_80 has, too
   i64 const head = call.head_k * i64{sizeof(float)};
   i64 const columns = std::min<i64>({call.head_v, 64, (budget - 5 * head) / head});

@@ -62,7 +62,8 @@ inline constexpr bool has_dependent_launch = [] {
   return all;
 }();
 
-/// Queues `kernel` on `stream`. `name` is the kernel's in messages. A grid of 0 blocks is nothing to do.
+/// Queues `kernel` on `stream`. `name` is the kernel's in messages. A grid of 0 blocks is nothing to do. Functions
+/// that name a kernel are templates, as kernels are: including their header compiles none.
 template <class... Parameters, class... Arguments>
 void launch(std::string_view name, Grid const& grid, cudaStream_t stream, void (*kernel)(Parameters...),
             Arguments const&... arguments) {

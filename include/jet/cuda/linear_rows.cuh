@@ -274,7 +274,8 @@ template <int N> void launch_rows(cudaStream_t stream, Products const& a, RowsCu
 
 /// Queues the products if they are of a kind that products_rows takes: bf16, `aligned` (rows of x and weights begin
 /// at multiples of 16 bytes), on sm_90a. Returns whether they are queued.
-inline bool rows_products(cudaStream_t stream, int multiprocessors, bool aligned, Products a, int only_split = 0) {
+template <class = void>
+bool rows_products(cudaStream_t stream, int multiprocessors, bool aligned, Products a, int only_split = 0) {
   if (!has_sm_90 || !aligned || a.rows > many_rows || a.k % 64 != 0 || a.k >= (1 << 24) || a.count == 0 ||
       !runs_wgmma()) {
     return false;

@@ -181,8 +181,9 @@ inline Grid grid_over(i64 items, int threads) {
 /// Queues x += delta (a null delta adds nothing) and y = norm(x) on `stream`. Each of weight, delta, x and y may be
 /// f32 or bf16; delta, x and y (rows, width) may have any row stride; weight (width). Throws jet::Error on other
 /// shapes and dtypes.
-inline void add_rms_norm(cudaStream_t stream, float eps, View const& weight, View const& delta, View const& x,
-                         View const& y) {
+template <class = void>
+void add_rms_norm(cudaStream_t stream, float eps, View const& weight, View const& delta, View const& x,
+                  View const& y) {
   JET_CHECK(x.rank == 2, "CUDA: rms_norm: x has rank ", x.rank, ", expected (tokens, width)");
   i64 const rows = x.extent[0];
   i64 const width = x.extent[1];
@@ -213,12 +214,13 @@ inline void add_rms_norm(cudaStream_t stream, float eps, View const& weight, Vie
     launch("rms_norm", {std::min(rows, max_blocks), threads, 0, 1, true}, stream, &norm_rows_any<>, a);
   }
 }
-inline void rms_norm(cudaStream_t stream, float eps, View const& weight, View const& x, View const& y) {
+template <class = void>
+void rms_norm(cudaStream_t stream, float eps, View const& weight, View const& x, View const& y) {
   add_rms_norm(stream, eps, weight, View{}, x, y);
 }
 
 /// Queues x += delta on `stream`, both (rows, width) of f32 or bf16 with any row stride.
-inline void add(cudaStream_t stream, View const& delta, View const& x) {
+template <class = void> void add(cudaStream_t stream, View const& delta, View const& x) {
   JET_CHECK(x.rank == 2, "CUDA: add: x has rank ", x.rank, ", expected (tokens, width)");
   detail::check_rows("add", x, "x", x.extent[0], x.extent[1]);
   detail::check_rows("add", delta, "delta", x.extent[0], x.extent[1]);

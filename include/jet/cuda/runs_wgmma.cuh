@@ -27,7 +27,7 @@ template <class = void> __global__ void wgmma_marker_kernel(int* to) {
   }
 }
 /// Whether kernels of this translation unit run with wgmma on the current device.
-inline bool runs_wgmma() {
+template <class = void> bool runs_wgmma() {
   cudaFuncAttributes attributes{};
   cuda_check(cudaFuncGetAttributes(&attributes, reinterpret_cast<void const*>(&wgmma_marker_kernel<>)),
              "attributes of a kernel");

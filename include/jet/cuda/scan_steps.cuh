@@ -464,7 +464,7 @@ void launch_scan_steps(cudaStream_t stream, int multiprocessors, ScanCall const&
 }
 
 /// Queues the scan token by token for any sizes.
-inline void launch_scan_any(cudaStream_t stream, ScanCall const& call, int few) {
+template <class = void> void launch_scan_any(cudaStream_t stream, ScanCall const& call, int few) {
   constexpr i64 budget = 160 * 1024;  // bytes of shared memory that sm_80 has, too
   i64 const head = call.head_k * i64{sizeof(float)};
   i64 const columns = std::min<i64>({call.head_v, 64, (budget - 3 * head) / head});

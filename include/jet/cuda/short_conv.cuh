@@ -61,7 +61,7 @@ ConvCall conv_call(char const* name, Context<B>& ctx, i64 taps, View const& x, S
 }
 
 /// Queues moving the state on, unless that is done with.
-inline void keep_inputs(cudaStream_t stream, ConvCall const& call) {
+template <class = void> void keep_inputs(cudaStream_t stream, ConvCall const& call) {
   if (call.state != nullptr && !call.shift) {
     launch("conv_keep", detail::grid_over(call.batch.seqs * call.channels, 128), stream, &conv_keep<>, call);
   }
