@@ -180,6 +180,58 @@ TEST_CASE("a decode step advances positions in the backend's memory and reads no
   }
 }
 
+TEST_CASE("a decode loop over pages equals single calls, and says where the pages end") {
+  auto weights = make_weights<Small, B>(48);
+  jet::EngineOptions paged = options();
+  paged.page_size = 8;
+  paged.pages = 12;
+  jet::Engine<Small, B> loop(weights, paged), single(weights, paged);
+  // entries 0 and 2 of the loop are slots 3 and 1
+  std::vector<std::int32_t> const slots{3, -1, 1};
+  std::vector<std::int32_t> const table[] = {{9, 4, 7}, {-1, -1, -1}, {2, 11, 0}};
+  auto const pages = [&](std::size_t each) {
+    std::vector<std::int32_t> all;
+    for (auto const& entry : table) {
+      all.insert(all.end(), entry.begin(), entry.begin() + static_cast<std::ptrdiff_t>(each));
+    }
+    return all;
+  };
+  auto const call = [&](jet::Engine<Small, B>& engine, std::size_t entry, std::span<std::int32_t const> ids) {
+    jet::Batch batch = one(slots[entry], std::ssize(ids), engine.length(slots[entry]), jet::Logits::last);
+    batch.page_size = 8;
+    batch.pages = table[entry];
+    return rows<float>(engine.forward(batch, ids));
+  };
+  for (auto* const engine : {&loop, &single}) {
+    call(*engine, 0, tokens(13, 1));
+    call(*engine, 2, tokens(6, 2));
+  }
+  std::vector<std::int32_t> next{5, 0, 6};
+  loop.begin_decode(slots, next, pages(2));
+  for (int i = 0; i < 9; ++i) {
+    if (i == 3) {
+      CHECK_THROWS_WITH_AS(loop.decode_step(), "jet: decode_step: slot 3 has reached the end of its pages at 16",
+                           jet::Error);
+      loop.begin_decode(slots, next, pages(3));
+    }
+    auto const got = rows<float>(loop.decode_step());
+    for (std::size_t const entry : {std::size_t{0}, std::size_t{2}}) {
+      auto const want = call(single, entry, {&next[entry], 1});
+      CHECK(std::equal(want.begin(), want.end(), got.begin() + static_cast<std::ptrdiff_t>(entry) * 97));
+    }
+    auto const chosen = loop.decode_tokens();
+    next.assign(chosen.begin(), chosen.end());
+  }
+  auto wrong = pages(3);
+  wrong[8] = 12;  // slot 1 has seen 15 tokens: of a later step
+  CHECK_THROWS_WITH_AS(loop.begin_decode(slots, next, wrong),
+                       "jet: begin_decode: page 2 of entry 2 is 12, expected 0 to 11", jet::Error);
+  CHECK_THROWS_AS(loop.begin_decode(slots, next, pages(2)), jet::Error);
+  CHECK_THROWS_AS(loop.begin_decode(slots, next), jet::Error);
+  wrong.pop_back();
+  CHECK_THROWS_AS(loop.begin_decode(slots, next, wrong), jet::Error);
+}
+
 TEST_CASE("logits: last, all, none, a list; rows of empty sequences are zero") {
   auto weights = make_weights<Small, B>(47);
   jet::Engine<Small, B> engine(weights, options());

@@ -127,8 +127,11 @@ template <class Model, class B> class Engine {
   /// A decode loop whose tokens and positions live in the backend's memory: begin_decode fixes the slots (-1: an
   /// inactive row) and the first tokens; every decode_step runs one token of each, returns the logits (row i: entry
   /// i) in host memory, chooses the next tokens greedily and advances, reading nothing from the host and allocating
-  /// nothing. With Logits::none it returns a null view and waits for nothing.
-  void begin_decode(std::span<std::int32_t const> slots, std::span<std::int32_t const> tokens);
+  /// nothing. With Logits::none it returns a null view and waits for nothing. For a paged pool `pages` holds as
+  /// many pages for each entry, one entry after another; where an entry is about to leave them, begin again with
+  /// more.
+  void begin_decode(std::span<std::int32_t const> slots, std::span<std::int32_t const> tokens,
+                    std::span<std::int32_t const> pages = {});
   View decode_step(Logits logits = Logits::all);
   /// Tokens chosen by the last step, in host memory.
   std::span<std::int32_t const> decode_tokens();
@@ -169,6 +172,7 @@ template <class Model, class B> struct EngineImpl {
   std::vector<std::int32_t> decode_slot;  // of the loop, on the host: which lengths to advance
   i64 decode_seqs = 0;                    // entries of the loop
   i64 decode_rows = 0;                    // rows of a step, inactive ones behind the entries
+  i64 decode_room = 0;                    // tokens that an entry's pages hold, or max_len
   std::map<std::pair<i64, std::string>, typename B::Recording> recordings;  // of a step, by rows and plan
   typename B::Recording* recording = nullptr;                               // of the running loop
 
@@ -189,14 +193,7 @@ template <class Model, class B> struct EngineImpl {
         pool(B::precision, {o.slots, o.max_len, o.page_size, o.pages}, weights->letters()),
         plan(o.plan.empty() ? std::string(Model::plan()) : o.plan) {
     weights->check_plan(plan);
-    weights->visit([&](TensorKey const& key, Slot& slot) {
-      DType const type = param_dtype(B::precision, key.spec);
-      JET_CHECK(static_cast<bool>(slot), "weights: tensor '",
-                Model::names::key(key.module, key.layer, key.spec.name),
-                "' has no memory; load, initialise or allocate the store first");
-      JET_CHECK(slot.dtype == type, "weights: tensor '", Model::names::key(key.module, key.layer, key.spec.name),
-                "' is ", name_of(slot.dtype), ", the backend's policy needs ", name_of(type));
-    });
+    weights->check_bound(B::precision);
     if constexpr (!B::on_host) {
       weights = weights->copy_to(backend);
       host_logits = backend.allocate_on_host(logits_bytes(options));
@@ -667,7 +664,8 @@ View Engine<Model, B>::append(i64 slot, std::span<std::int32_t const> ids,
 }
 
 template <class Model, class B>
-void Engine<Model, B>::begin_decode(std::span<std::int32_t const> slots, std::span<std::int32_t const> tokens) {
+void Engine<Model, B>::begin_decode(std::span<std::int32_t const> slots, std::span<std::int32_t const> tokens,
+                                    std::span<std::int32_t const> pages) {
   Impl& e = *impl_;
   JET_CHECK(slots.size() == tokens.size(), "begin_decode: ", slots.size(), " slots and ", tokens.size(), " tokens");
   Batch batch;
@@ -676,15 +674,33 @@ void Engine<Model, B>::begin_decode(std::span<std::int32_t const> slots, std::sp
     JET_CHECK(slots[i] < 0 || (tokens[i] >= 0 && tokens[i] < Model::config.vocab), "begin_decode: token ", i,
               " is ", tokens[i], ", expected 0 to ", Model::config.vocab - 1);
   }
-  JET_CHECK(!e.pool.paged(), "begin_decode: paged pools are not supported by the decode loop");
+  i64 const entries = batch.seqs();
+  JET_CHECK(pages.empty() || (entries > 0 && static_cast<i64>(pages.size()) % entries == 0),
+            "begin_decode: ", pages.size(), " pages for ", entries, " entries, expected as many for each");
+  batch.pages.assign(pages.begin(), pages.end());
+  batch.page_size = pages.empty() ? 0 : e.options.page_size;
   e.check(batch, static_cast<i64>(tokens.size()));
   e.logit_rows(batch);
-  i64 const entries = batch.seqs();
+  i64 const each = entries == 0 ? 0 : static_cast<i64>(pages.size()) / entries;
+  for (i64 i = 0; i < static_cast<i64>(pages.size()); ++i) {  // those of later steps too
+    std::int32_t const page = pages[static_cast<std::size_t>(i)];
+    JET_CHECK(slots[static_cast<std::size_t>(i / each)] < 0 || (page >= 0 && page < e.options.pages),
+              "begin_decode: page ", i % each, " of entry ", i / each, " is ", page, ", expected 0 to ",
+              e.options.pages - 1);
+  }
+  e.decode_room = e.pool.paged() ? std::min(e.options.max_len, each * e.options.page_size) : e.options.max_len;
   i64 const rows = entries == 0 ? 0 : e.backend.bucket(entries, std::min(e.options.slots, e.options.logit_rows()));
   std::vector<std::int32_t> ids(tokens.begin(), tokens.end());
   for (i64 i = entries; i < rows; ++i) {
     batch.add(-1, 1, 0);
     ids.push_back(0);
+  }
+  if (e.pool.paged()) {  // a recorded step reads tables of one width
+    i64 const most = Impl::max_pages(e.options);
+    batch.pages.assign(static_cast<std::size_t>(rows * most), 0);
+    for (i64 i = 0; i < entries; ++i) {
+      std::copy_n(pages.begin() + i * each, each, batch.pages.begin() + i * most);
+    }
   }
   e.upload(batch, ids, e.logit_rows(batch));
   e.decode_slot.assign(slots.begin(), slots.end());
@@ -699,8 +715,9 @@ template <class Model, class B> View Engine<Model, B>::decode_step(Logits logits
   Impl& e = *impl_;
   JET_CHECK(logits == Logits::all || logits == Logits::none, "decode_step: logits of all entries or of none");
   for (std::int32_t const slot : e.decode_slot) {
-    JET_CHECK(slot < 0 || e.length[static_cast<std::size_t>(slot)] < e.options.max_len, "decode_step: slot ", slot,
-              " has reached max_len ", e.options.max_len);
+    JET_CHECK(slot < 0 || e.length[static_cast<std::size_t>(slot)] < e.decode_room, "decode_step: slot ", slot,
+              " has reached ", e.decode_room < e.options.max_len ? "the end of its pages at " : "max_len ",
+              e.decode_room);
   }
   e.poison();
   if (e.recording == nullptr) {
@@ -709,7 +726,15 @@ template <class Model, class B> View Engine<Model, B>::decode_step(Logits logits
   if (e.decode_rows > 0) {
     e.backend.repeat(*e.recording, [&e] {
       auto const d = e.device();
-      BatchView const view{e.decode_rows, e.decode_rows, d.cu_seqlens, d.slot, d.position, nullptr, 0, 0};
+      bool const paged = e.pool.paged();
+      BatchView const view{e.decode_rows,
+                           e.decode_rows,
+                           d.cu_seqlens,
+                           d.slot,
+                           d.position,
+                           paged ? d.pages : nullptr,
+                           paged ? Impl::max_pages(e.options) : 0,
+                           e.options.page_size};
       ScratchStack stack(reinterpret_cast<std::byte*>(e.scratch.data()), e.scratch.bytes());
       Context<B> ctx(e.backend, view, stack);
       View const out = e.logits_view(e.decode_rows);

@@ -209,14 +209,7 @@ template <class Model, class B> class TrainStep {
         gradients_(backend_, plan_, trained),
         saved_(precision, SavedRows::at_most(options.tokens, options.seqs), plan_) {
     weights_->check_plan(plan_);
-    weights_->visit(
-        [&](TensorKey const& key, Slot& slot) {
-          DType const type = param_dtype(precision, key.spec);
-          JET_CHECK(slot && slot.dtype == type, "weights: tensor '",
-                    Model::names::key(key.module, key.layer, key.spec.name), "' is ",
-                    slot ? name_of(slot.dtype) : "not bound", ", the backend's policy needs ", name_of(type));
-        },
-        plan_);
+    weights_->check_bound(precision, plan_);
     saved_memory_ = backend_.allocate(saved_.bytes());
     saved_.bind(saved_memory_.data());
     scratch_ = backend_.allocate(scratch_bytes());

@@ -170,6 +170,21 @@ template <class Model> class Weights {
     return n;
   }
 
+  /// Throws jet::Error that names a tensor without memory or of another dtype than the policy wants; of the letters
+  /// of a plan only, when one is given.
+  void check_bound(Precision const& p, std::string_view plan = {}) {
+    visit(
+        [&](TensorKey const& key, Slot& slot) {
+          DType const type = param_dtype(p, key.spec);
+          auto const name = [&] { return Model::names::key(key.module, key.layer, key.spec.name); };
+          JET_CHECK(static_cast<bool>(slot), "weights: tensor '", name(),
+                    "' has no memory; load, initialise or allocate the store first");
+          JET_CHECK(slot.dtype == type, "weights: tensor '", name(), "' is ", name_of(slot.dtype),
+                    ", the backend's policy needs ", name_of(type));
+        },
+        plan);
+  }
+
   /// Gives every tensor that is not bound yet memory of the backend, in one allocation. Contents are not
   /// initialised.
   template <class B> void allocate(B const& backend) {

@@ -212,6 +212,46 @@ template <class Model, class B> void bits_stay(std::size_t prompt) {
   }
 }
 
+// Keys and values in pages: no bit of a prompt or a decode loop differs.
+template <class Model, class B> void pages_agree() {
+  auto weights = random_weights<Model, B>(3);
+  EngineOptions options{.slots = 3, .max_len = 96, .chunk = 64, .poison = true};
+  Engine<Model, B> plain(weights, options);
+  options.page_size = 16;
+  options.pages = 18;
+  Engine<Model, B> paged(weights, options);
+  Ids const slots{2, -1, 0};
+  Ids const first{1, 2, 3};
+  auto const pages = [](i64 slot) {
+    Ids all;
+    for (std::int32_t i = 0; i < 6; ++i) {
+      all.push_back((static_cast<std::int32_t>(std::max<i64>(slot, 0)) * 6 + i) * 7 % 18);
+    }
+    return all;
+  };
+  Ids table;
+  for (std::int32_t const slot : slots) {
+    Ids const ids = random_ids(static_cast<std::size_t>(40 + std::max(slot, 0)), 6, Model::config.vocab);
+    if (slot >= 0) {
+      Batch batch = one(slot, std::ssize(ids), 0, Logits::last);
+      Bits const want = bits(plain.forward(batch, ids));
+      batch.page_size = 16;
+      batch.pages = pages(slot);
+      CHECK(bits(paged.forward(batch, ids)) == want);
+    }
+    Ids const of_slot = pages(slot);
+    table.insert(table.end(), of_slot.begin(), of_slot.end());
+  }
+  plain.begin_decode(slots, first);
+  paged.begin_decode(slots, first, table);
+  for (int i = 0; i < 12; ++i) {
+    Bits const want = bits(plain.decode_step());
+    Bits const got = bits(paged.decode_step());
+    CHECK(row_of(got, 0, 3) == row_of(want, 0, 3));
+    CHECK(row_of(got, 2, 3) == row_of(want, 2, 3));
+  }
+}
+
 // A prompt in pieces, and sampled tokens fed back, against the whole.
 template <class Model, class B> void pieces_agree() {
   i64 const vocab = Model::config.vocab;

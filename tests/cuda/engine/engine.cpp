@@ -51,6 +51,12 @@ TEST_CASE("pieces of a prompt agree with the whole") {
   checks::pieces_agree<golden::TinyJet, Bf16>();
 }
 
+TEST_CASE("keys and values in pages change no bit") {
+  checks::pages_agree<Windows, F32>();
+  checks::pages_agree<golden::TinyJet, Bf16>();
+  checks::pages_agree<golden::TinyJet, Small>();
+}
+
 TEST_CASE("memory is what was planned; streaming, sampling, errors") {
   checks::memory_and_streaming<Windows, F32>();
   checks::memory_and_streaming<Windows, Bf16>();
