@@ -2,6 +2,7 @@
 // right, 1 wrong, 77 no device.
 #include <jet/cuda/general_delta.cuh>
 
+#include "run.hpp"
 #include "scan_cases.hpp"
 
 namespace {
@@ -89,28 +90,25 @@ void general(std::vector<i64> const& lengths, double strong, double bound, bool 
 }  // namespace
 
 int main() {
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    return no_device();
-  }
-  try {
-    constexpr Decay channel = Decay::channel;
-    constexpr ScanShape small{2, 16, 32, channel, Update::delta, 1.0},
-        rwkv7{2, 64, 64, channel, Update::delta, 1.0};
-    constexpr ScanShape odd{2, 9, 7, channel, Update::delta}, large{1, 128, 16, channel, Update::delta};
-    for (double const strong : {0.6, 8.0, 100.0}) {
-      std::vector<i64> const lengths{200, 0, 1, 17, 64, 65, 16};
-      general<odd, jet::precision::f32>(lengths, strong, 3e-6);
-      general<small, jet::precision::f32>(lengths, strong, 3e-6);
-      general<rwkv7, jet::precision::f32>(lengths, strong, 3e-6);
-      general<small, jet::precision::bf16>(lengths, strong, 2e-3);
-      general<rwkv7, jet::precision::bf16>(lengths, strong, 2e-3);
-      general<large, jet::precision::bf16>(lengths, strong, 2e-3);
-      general<rwkv7, jet::precision::bf16>({130, 5}, strong, 2e-3, false);
-    }
-  } catch (std::exception const& error) {
-    expect(false, error.what());
-  }
-  std::printf("largest relative RMS error f32 %.3g, fp16 factors %.3g\n", largest[0], largest[1]);
-  return report();
+  return run_on_device(
+      [] {
+        constexpr Decay channel = Decay::channel;
+        constexpr ScanShape small{2, 16, 32, channel, Update::delta, 1.0},
+            rwkv7{2, 64, 64, channel, Update::delta, 1.0};
+        constexpr ScanShape odd{2, 9, 7, channel, Update::delta}, large{1, 128, 16, channel, Update::delta};
+        for (double const strong : {0.6, 8.0, 100.0}) {
+          std::vector<i64> const lengths{200, 0, 1, 17, 64, 65, 16};
+          general<odd, jet::precision::f32>(lengths, strong, 3e-6);
+          general<small, jet::precision::f32>(lengths, strong, 3e-6);
+          general<rwkv7, jet::precision::f32>(lengths, strong, 3e-6);
+          general<small, jet::precision::bf16>(lengths, strong, 2e-3);
+          general<rwkv7, jet::precision::bf16>(lengths, strong, 2e-3);
+          general<large, jet::precision::bf16>(lengths, strong, 2e-3);
+          general<rwkv7, jet::precision::bf16>({130, 5}, strong, 2e-3, false);
+        }
+      },
+      [] {
+        std::printf("largest relative RMS error f32 %.3g, fp16 factors %.3g\n", largest[0], largest[1]);
+        return report();
+      });
 }

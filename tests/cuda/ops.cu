@@ -18,8 +18,8 @@
 #include <jet/testing/compare.hpp>
 #include <jet/testing/op_cases.hpp>
 
-#include "check.hpp"
 #include "ops_cpu.hpp"
+#include "run.hpp"
 
 namespace {
 
@@ -88,11 +88,7 @@ template <Precision P> void rows_do_not_depend_on_rows(bool batch_invariant, i64
 }  // namespace
 
 int main() {
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    return no_device();
-  }
-  try {
+  return run_on_device([] {
     against_the_cpu<jet::precision::f32>();
     against_the_cpu<jet::precision::bf16>();
     for (auto const& [n, k] : {std::pair<i64, i64>{100, 96}, {40, 1000}, {7, 33}, {4300, 2048}, {136, 4096}}) {
@@ -101,8 +97,5 @@ int main() {
       rows_do_not_depend_on_rows<jet::precision::bf16>(false, 16, n, k, DType::bf16);
       rows_do_not_depend_on_rows<jet::precision::bf16>(true, 70, n, k, DType::bf16);
     }
-  } catch (std::exception const& error) {
-    expect(false, error.what());
-  }
-  return report();
+  });
 }

@@ -8,7 +8,7 @@
 #include <jet/core/rng.hpp>
 #include <jet/cuda.cuh>
 
-#include "check.hpp"
+#include "run.hpp"
 
 namespace {
 
@@ -90,11 +90,7 @@ void compare(Backend& backend, jet::Random random, std::uint64_t first, std::uin
 }  // namespace
 
 int main() {
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    return no_device();
-  }
-  try {
+  return run_on_device([] {
     jet::Cuda<jet::precision::f32> backend;
     std::uint32_t worst = 0;
     i64 inexact = 0;
@@ -106,8 +102,5 @@ int main() {
     expect(worst <= 2, jet::concat("normals differ by up to ", worst, " ulp, allowed 2"));
     std::printf("normals: at most %u ulp from the host's, %lld of %d differ\n", worst,
                 static_cast<long long>(inexact), 4 * 3 * (1 << 15));
-  } catch (jet::Error const& error) {
-    expect(false, error.what());
-  }
-  return report();
+  });
 }

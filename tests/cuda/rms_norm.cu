@@ -9,7 +9,7 @@
 #include <jet/concepts.hpp>
 #include <jet/cuda.cuh>
 
-#include "check.hpp"
+#include "run.hpp"
 
 namespace {
 
@@ -145,11 +145,7 @@ template <class Body> void expect_error(char const* words, Body const& body) {
 }  // namespace
 
 int main() {
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    return no_device();
-  }
-  try {
+  return run_on_device([] {
     cudaStream_t stream = nullptr;
     jet::cuda_check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
     {
@@ -205,8 +201,5 @@ int main() {
                   backend.compute_capability());
     }
     jet::cuda_check(cudaStreamDestroy(stream), "cudaStreamDestroy");
-  } catch (jet::Error const& error) {
-    expect(false, error.what());
-  }
-  return report();
+  });
 }

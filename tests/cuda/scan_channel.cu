@@ -1,5 +1,6 @@
 // Scans with a decay per channel on the device, as GLA and KDA have, in fp32 and with fp16 factors, against the
 // float64 reference. Exit status: 0 right, 1 wrong, 77 no device.
+#include "run.hpp"
 #include "scan_cases.hpp"
 
 namespace {
@@ -41,22 +42,17 @@ template <ScanShape C> void rounded(bool delta) {
 }  // namespace
 
 int main() {
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    return no_device();
-  }
-  try {
-    constexpr Decay channel = Decay::channel;
-    constexpr ScanShape gla{2, 48, 80, channel, Update::additive}, wide{1, 192, 48, channel, Update::additive};
-    constexpr ScanShape kda{2, 32, 48, channel, Update::delta}, kda_wide{1, 128, 32, channel, Update::delta};
-    exact<gla>(false);
-    exact<kda>(true);
-    rounded<gla>(false);
-    rounded<wide>(false);
-    rounded<kda>(true);
-    rounded<kda_wide>(true);
-  } catch (std::exception const& error) {
-    expect(false, error.what());
-  }
-  return finish();
+  return run_on_device(
+      [] {
+        constexpr Decay channel = Decay::channel;
+        constexpr ScanShape gla{2, 48, 80, channel, Update::additive}, wide{1, 192, 48, channel, Update::additive};
+        constexpr ScanShape kda{2, 32, 48, channel, Update::delta}, kda_wide{1, 128, 32, channel, Update::delta};
+        exact<gla>(false);
+        exact<kda>(true);
+        rounded<gla>(false);
+        rounded<wide>(false);
+        rounded<kda>(true);
+        rounded<kda_wide>(true);
+      },
+      finish);
 }

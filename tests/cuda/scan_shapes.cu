@@ -1,5 +1,6 @@
 // Decode steps of many head sizes, with every dtype of the state and every cut of a head over a cluster, against
 // the float64 reference. Exit status: 0 right, 1 wrong, 77 no device.
+#include "run.hpp"
 #include "scan_cases.hpp"
 
 namespace {
@@ -111,17 +112,14 @@ template <class S> void all() {
 }  // namespace
 
 int main() {
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    return no_device();
-  }
-  try {
-    all<float>();
-    all<jet::bf16>();
-    all<jet::f16>();
-  } catch (std::exception const& error) {
-    expect(false, error.what());
-  }
-  std::printf("largest relative error %.3g, of states %.3f of the bound\n", largest_of[0], largest_of[1]);
-  return report();
+  return run_on_device(
+      [] {
+        all<float>();
+        all<jet::bf16>();
+        all<jet::f16>();
+      },
+      [] {
+        std::printf("largest relative error %.3g, of states %.3f of the bound\n", largest_of[0], largest_of[1]);
+        return report();
+      });
 }
