@@ -18,6 +18,7 @@ import subprocess
 import sys
 
 import torch
+from device_time import seconds
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -34,22 +35,6 @@ PREFILLS = [
 # heads, kv heads, head, batch, context
 DECODES = [(12, 2, 128, batch, context) for context in (4096, 65536) for batch in (1, 8, 64)]
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
-
-
-def seconds(run, repeats):
-    """Median time of a call, by events."""
-    for _ in range(3):
-        run()
-    torch.cuda.synchronize()
-    times = []
-    for _ in range(repeats):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        run()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) * 1e-3)
-    return sorted(times)[len(times) // 2]
 
 
 def graphed(run, calls):

@@ -1,12 +1,13 @@
 """The linear-attention family through the Triton kernels of flash-linear-attention, beside the library's own figures.
 
     bench_op_cuda_family --json ours.json
-    python3 benchmarks/family_peers.py [--ours ours.json] [--only gla,kda] [--warm]
+    python3 benchmarks/family_peers.py [--ours ours.json] [--only gla,kda] [--prefill] [--warm]
 
 Needs torch, triton and fla-core (tried with 0.6.0). Both run on the same device at the same shapes, B = 8, T = 4096;
 inputs are bf16, log decays float32, as the layers of flash-linear-attention pass them. A figure is the median of
 windows of calls that are queued without waiting. Decode steps: one token of as many sequences as make 256 MiB of
-float32 state, which is read and written. --warm runs everything once, to fill Triton's cache.
+float32 state, which is read and written. --prefill leaves them out. --warm runs everything once, to fill Triton's
+cache: one process per member in parallel, before the run that measures, saves minutes.
 """
 
 import argparse
@@ -128,6 +129,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ours", help="JSON that bench_op_cuda_family wrote in the same run")
     parser.add_argument("--only", default=",".join(SHAPES))
+    parser.add_argument("--prefill", action="store_true")
     parser.add_argument("--warm", action="store_true")
     parser.add_argument("--json", help="write the table here")
     args = parser.parse_args()
@@ -139,7 +141,7 @@ def main():
     rows = []
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}")
     for name in args.only.split(","):
-        for decode in (False, True):
+        for decode in (False,) if args.prefill else (False, True):
             what = "decode" if decode else "prefill"
             try:
                 theirs = measure(name, decode)

@@ -6,9 +6,11 @@
 // 16-bit factors; what goes in and out is f32, as blocks pass it.
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
+#include <filesystem>
+#include <sstream>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <jet/cuda/activate.cuh>
@@ -16,6 +18,7 @@
 #include <jet/cuda/gated_scan.cuh>
 #include <jet/cuda/rwkv7.cuh>
 #include <jet/cuda/scan_norm.cuh>
+#include <jet/io/atomic_file.hpp>
 
 #include "device_timing.cuh"
 
@@ -37,6 +40,27 @@ struct Row {
 std::vector<Row> rows;
 double copy_rate = 0;
 std::string_view only;
+std::string device_name;
+std::filesystem::path file;
+
+// The file is complete after every row.
+void add(Row row) {
+  rows.push_back(std::move(row));
+  if (file.empty()) {
+    return;
+  }
+  std::ostringstream text;
+  text << "{\"device\": \"" << device_name << "\", \"copy_gb_s\": " << copy_rate * 1e-9 << ", \"rows\": [";
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    text << (i > 0 ? ",\n" : "\n") << "{\"member\": \"" << rows[i].member << "\", \"what\": \"" << rows[i].what
+         << "\", \"us\": " << rows[i].us << ", \"floor_us\": " << rows[i].floor_us
+         << ", \"share_of_copy\": " << rows[i].share << "}";
+  }
+  text << "\n]}\n";
+  jet::AtomicFile out(file);
+  out.write(text.str());
+  out.commit();
+}
 
 // One call of a scan on `seqs` sequences of `tokens` tokens, timed.
 template <ScanShape C, bool General> double time_scan(i64 seqs, i64 tokens, int calls, int repeats) {
@@ -117,7 +141,7 @@ template <ScanShape C, bool General = false> void member(char const* name) {
                                                      : 0;
     double const flop = t * (4 * k * v + 64 * (k + v) + solve);
     double const floor = std::max(bytes / copy_rate, flop / 798e12);
-    rows.push_back({name, "prefill", s * 1e6, floor * 1e6, 0});
+    add({name, "prefill", s * 1e6, floor * 1e6, 0});
     std::printf("%-15s prefill 8 x 4096, %2lld heads of %3lld x %3lld: %9.1f us, floor %7.1f us (%4.1f %%)\n", name,
                 static_cast<long long>(C.heads), static_cast<long long>(C.head_k), static_cast<long long>(C.head_v),
                 s * 1e6, floor * 1e6, 100 * floor / s);
@@ -127,8 +151,7 @@ template <ScanShape C, bool General = false> void member(char const* name) {
     i64 const seqs = ((i64{256} << 20) + bytes - 1) / bytes;
     double const s = time_scan<C, General>(seqs, 1, 4, 20);
     double const rate = 2.0 * static_cast<double>(seqs * bytes) / s;
-    rows.push_back(
-        {name, "decode", s * 1e6, 2e6 * static_cast<double>(seqs * bytes) / copy_rate, rate / copy_rate});
+    add({name, "decode", s * 1e6, 2e6 * static_cast<double>(seqs * bytes) / copy_rate, rate / copy_rate});
     std::printf("%-15s decode, batch %4lld: %9.1f us, state at %5.0f GB/s, %5.1f %% of copy\n", name,
                 static_cast<long long>(seqs), s * 1e6, rate * 1e-9, 100 * rate / copy_rate);
   }
@@ -137,7 +160,6 @@ template <ScanShape C, bool General = false> void member(char const* name) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string file;
   for (int i = 1; i < argc; ++i) {
     std::string_view const option = argv[i];
     if (option == "--json" && i + 1 < argc) {
@@ -153,6 +175,7 @@ int main(int argc, char** argv) {
       jet::cuda_check(cudaGetDeviceProperties(&properties, backend.device()), "properties");
       copy_rate = device::copy_rate(backend.stream());
     }
+    device_name = properties.name;
     std::printf("%s, copy %.0f GB/s\n", properties.name, copy_rate * 1e-9);
     constexpr Decay head = Decay::head, channel = Decay::channel;
     constexpr Update additive = Update::additive, delta = Update::delta;
@@ -163,16 +186,6 @@ int main(int argc, char** argv) {
     member<ScanShape{12, 96, 256, head, delta}>("gated_deltanet");
     member<ScanShape{12, 128, 128, channel, delta}>("kda");
     member<ScanShape{24, 64, 64, channel, delta, 1.0}, true>("rwkv7");
-    if (!file.empty()) {
-      std::ofstream out(file);
-      out << "{\"device\": \"" << properties.name << "\", \"copy_gb_s\": " << copy_rate * 1e-9 << ", \"rows\": [";
-      for (std::size_t i = 0; i < rows.size(); ++i) {
-        out << (i > 0 ? ",\n" : "\n") << "{\"member\": \"" << rows[i].member << "\", \"what\": \"" << rows[i].what
-            << "\", \"us\": " << rows[i].us << ", \"floor_us\": " << rows[i].floor_us
-            << ", \"share_of_copy\": " << rows[i].share << "}";
-      }
-      out << "\n]}\n";
-    }
     return 0;
   });
 }
