@@ -2,6 +2,9 @@
 // JetBlock, with random weights and caches filled with random numbers.
 //   block_table --json results.json     (built with JET_CUDA, on a GPU: at 64K tokens; resumes what is there)
 //   block_table --only Mamba2 ...       (a part)
+//   block_table --cpu --json FILE       (six layers of its sizes on the CPU: blocks with JetBlock's state, one
+//   decay
+//                                        per head)
 //   block_table --small                 (a small hybrid on the CPU)
 #include <algorithm>
 #include <cstdio>
@@ -22,6 +25,7 @@ using jet::Json;
 
 struct Options : RecordOptions {
   i64 context = 0, batch = 0;
+  bool cpu = false;
 };
 
 // Inference column of the paper's table 1, tokens/s at 64K: an H100, the authors' software.
@@ -39,11 +43,14 @@ std::vector<Row> rows(Options const& options) {
     std::move(more.begin(), more.end(), std::back_inserter(all));
     return all;
   }
+  if (options.cpu) {
+    return cpu_2b_rows();
+  }
 #if defined(JET_EXAMPLE_CUDA)
   return {gpu_jet_block(), gpu_retnet(),         gpu_retnet_equal(),   gpu_mamba2(), gpu_mamba2_equal(), gpu_gla(),
           gpu_deltanet(),  gpu_deltanet_equal(), gpu_gated_deltanet(), gpu_rwkv7(),  gpu_rwkv7_equal()};
 #else
-  jet::fail("this program was built for the CPU only: configure with -DJET_CUDA=ON, or give --small");
+  jet::fail("this program was built for the CPU only: configure with -DJET_CUDA=ON, or give --cpu or --small");
 #endif
 }
 
@@ -61,12 +68,17 @@ void print(Json const& r) {
 
 void run(Options options) {
   auto const set = [](i64& value, i64 otherwise) { value = value > 0 ? value : otherwise; };
-  set(options.context, options.small ? 128 : 65536);
-  set(options.batch, options.small ? 4 : 128);
+  set(options.context, options.small ? 128 : options.cpu ? 1024 : 65536);
+  set(options.batch, options.small ? 4 : options.cpu ? 1 : 128);
+  if (options.cpu) {
+    set(options.prefill_tokens, 1024);
+    set(options.chunk, 256);
+    set(options.steps, 16);
+  }
   options.complete();
 
   Machine machine;
-  if (options.small) {
+  if (options.small || options.cpu) {
     machine = this_cpu();
   } else {
 #if defined(JET_EXAMPLE_CUDA)
@@ -79,7 +91,7 @@ void run(Options options) {
               ": expected RWKV7, RetNet, Mamba2, GLA, DeltaNet, Gated DeltaNet or JetBlock");
   }
   Records records(options.json,
-                  {"block", "head_k", "head_v", "heads", "context", "batch", "state_dtype", "kv_dtype"});
+                  {"model", "block", "head_k", "head_v", "heads", "context", "batch", "state_dtype", "kv_dtype"});
   std::printf("%s, driver %s: reading %.0f GB/s, copying %.0f GB/s; %lld sequences of %lld tokens\n",
               machine.device.c_str(), machine.driver.c_str(), machine.ceilings.read / 1e9,
               machine.ceilings.copy / 1e9, static_cast<long long>(options.batch),
@@ -94,7 +106,9 @@ void run(Options options) {
         std::find(options.only.begin(), options.only.end(), row.block) == options.only.end()) {
       continue;
     }
-    Json record{{"model", options.small ? "small hybrid" : "Jet-Nemotron-2B hybrid"},
+    Json record{{"model", options.small ? "small hybrid"
+                          : options.cpu ? "six layers of Jet-Nemotron-2B"
+                                        : "Jet-Nemotron-2B hybrid"},
                 {"block", row.block},
                 {"head_k", row.head_k},
                 {"head_v", row.head_v},
@@ -149,6 +163,7 @@ int main(int argc, char** argv) {
   options.command = command_of(argc, argv);
   CLI::App app("Throughput of the 2B hybrid with each linear-attention block.");
   options.add_to(app, "a block", "a small hybrid on the CPU");
+  app.add_flag("--cpu", options.cpu, "six layers of the hybrid on the CPU, blocks with JetBlock's state");
   app.add_option("--context", options.context, "tokens");
   app.add_option("--batch", options.batch, "sequences of a decode step");
   CLI11_PARSE(app, argc, argv);

@@ -43,11 +43,12 @@ struct Options : RecordOptions {
 
 std::vector<Subject> large_models() {
 #if defined(JET_EXAMPLE_CUDA)
-  return {jet_nemotron_2b(), jet_nemotron_4b(), qwen2_5_1_5b(), qwen3_1_7b(),
-          smollm2_1_7b(),    llama3_2_3b(),     mamba2_2_7b(),  rwkv7_1_5b()};
+  return {jet_nemotron_2b(), jet_nemotron_2b_fp8(), jet_nemotron_4b(), qwen2_5_1_5b(), qwen3_1_7b(),
+          smollm2_1_7b(),    llama3_2_3b(),         mamba2_2_7b(),     rwkv7_1_5b()};
 #else
   constexpr jet::Precision p = jet::precision::bf16;
   return {describe_subject<jet::JetNemotron2B, p>("Jet-Nemotron-2B"),
+          describe_subject<jet::JetNemotron2B, small_caches>("Jet-Nemotron-2B-fp8"),
           describe_subject<jet::JetNemotron4B, p>("Jet-Nemotron-4B"),
           describe_subject<jet::Qwen2_5_1_5B, p>("Qwen2.5-1.5B"),
           describe_subject<jet::Qwen3_1_7B, p>("Qwen3-1.7B"),
@@ -123,7 +124,7 @@ class Table {
   void plan(Subject const& s, i64 context) const {
     Batches const b = batches(s, context);
     if (b.rule == 0) {
-      std::printf("%-16s %7lld | not one sequence fits\n", s.name.c_str(), static_cast<long long>(context));
+      std::printf("%-19s %7lld | not one sequence fits\n", s.name.c_str(), static_cast<long long>(context));
       return;
     }
     DecodeCase const d{context, b.rule, options_.steps}, most{context, b.largest, options_.steps};
@@ -132,7 +133,7 @@ class Table {
     auto const rate = [&](DecodeCase const& c) {
       return static_cast<double>(c.batch) / s.decode_floor(machine_.ceilings, c);
     };
-    std::printf("%-16s %7lld %9.2f | %5lld %8.0f %8.0f %8.0f %8.0f %8.0f | %10.0f | %5lld %10.0f | ",
+    std::printf("%-19s %7lld %9.2f | %5lld %8.0f %8.0f %8.0f %8.0f %8.0f | %10.0f | %5lld %10.0f | ",
                 s.name.c_str(), static_cast<long long>(context), mib(s.cache_bytes(context)),
                 static_cast<long long>(b.rule), mib(m.weights), mib(m.kv), mib(m.recurrent + m.conv),
                 mib(m.scratch + m.logits + m.batch), mib(m.total()), rate(d), static_cast<long long>(b.largest),
@@ -148,10 +149,10 @@ class Table {
     std::printf("memory %.1f GiB; reading %.0f GB/s, copying %.0f GB/s, products %.0f TFLOP/s\n",
                 mib(machine_.memory) / 1024, machine_.ceilings.read / 1e9, machine_.ceilings.copy / 1e9,
                 machine_.ceilings.tensor / 1e12);
-    std::printf("%-16s %7s %9s | %5s %8s %8s %8s %8s %8s | %10s | %5s %10s | %12s %8s %10s\n", "model", "context",
+    std::printf("%-19s %7s %9s | %5s %8s %8s %8s %8s %8s | %10s | %5s %10s | %12s %8s %10s\n", "model", "context",
                 "cache/seq", "batch", "weights", "kv", "states", "scratch", "total", "floor", "most", "floor",
                 "prefill", "total", "floor");
-    std::printf("%-16s %7s %9s | %5s %8s %8s %8s %8s %8s | %10s | %5s %10s | %12s %8s %10s\n", "", "tokens", "MiB",
+    std::printf("%-19s %7s %9s | %5s %8s %8s %8s %8s %8s | %10s | %5s %10s | %12s %8s %10s\n", "", "tokens", "MiB",
                 "", "MiB", "MiB", "MiB", "MiB", "MiB", "tokens/s", "", "tokens/s", "seqs x piece", "MiB",
                 "tokens/s");
   }
@@ -188,10 +189,10 @@ class Table {
   void print_head() const {
     std::printf("%s, driver %s: reading %.0f GB/s, copying %.0f GB/s\n", machine_.device.c_str(),
                 machine_.driver.c_str(), machine_.ceilings.read / 1e9, machine_.ceilings.copy / 1e9);
-    std::printf("%-16s %7s %5s %9s | %10s %6s %7s %9s %7s %9s | %10s %6s %7s %9s\n", "model", "context", "batch",
+    std::printf("%-19s %7s %5s %9s | %10s %6s %7s %9s %7s %9s | %10s %6s %7s %9s\n", "model", "context", "batch",
                 "cache/seq", "decode", "of", "over", "published", "ratio", "published", "prefill", "of", "over",
                 "published");
-    std::printf("%-16s %7s %5s %9s | %10s %6s %7s %9s %7s %9s | %10s %6s %7s %9s\n", "", "tokens", "", "MiB",
+    std::printf("%-19s %7s %5s %9s | %10s %6s %7s %9s %7s %9s | %10s %6s %7s %9s\n", "", "tokens", "", "MiB",
                 "tokens/s", "floor", "ref.", "tokens/s", "", "over ref.", "tokens/s", "floor", "ref.", "over ref.");
   }
   void print_all() {
@@ -332,7 +333,7 @@ class Table {
 
   static void print(Json const& record) {
     auto const number = [&](char const* key, int digits) { return number_text(record, key, digits); };
-    std::printf("%-16s %7lld %5lld %9.2f | %10s %6s %7s %9s %7s %9s | %10s %6s %7s %9s\n",
+    std::printf("%-19s %7lld %5lld %9.2f | %10s %6s %7s %9s %7s %9s | %10s %6s %7s %9s\n",
                 record.at("model").get<std::string>().c_str(), record.at("context").get<long long>(),
                 record.at("batch").get<long long>(), record.at("cache_mib").get<double>(),
                 number("decode_tokens_per_s", 1).c_str(), number("roofline_percent", 1).c_str(),

@@ -93,3 +93,4 @@ Row gpu_rwkv7_equal();
 Machine this_cpu();
 std::vector<Row> small_additive_rows();
 std::vector<Row> small_delta_rows();
+std::vector<Row> cpu_2b_rows();

@@ -7,9 +7,14 @@
 
 #include "../measure.hpp"
 
-// On the CUDA backend: bf16 weights, activations, keys and values, fp32 states.
+// Bf16 weights and activations, fp16 states, fp8 keys and values.
+inline constexpr jet::Precision small_caches{jet::DType::bf16, jet::DType::bf16, jet::DType::f32, jet::DType::f16,
+                                             jet::DType::f8e4m3};
+
+// On the CUDA backend: bf16 weights, activations, keys and values, fp32 states; one with small caches.
 Machine gpu();
 Subject jet_nemotron_2b();
+Subject jet_nemotron_2b_fp8();
 Subject jet_nemotron_4b();
 Subject qwen2_5_1_5b();
 Subject qwen3_1_7b();
@@ -53,6 +58,7 @@ inline std::map<std::string, Published> const& published() {
          {64 * k, 2.54},
          {128 * k, 4.03},
          {256 * k, 6.14}}}},
+      {"Jet-Nemotron-2B-fp8", {128}},
       {"Jet-Nemotron-4B", {64, 1271}},
       {"Qwen2.5-1.5B", {32, 241}},
       {"Qwen3-1.7B", {8, 61}},
