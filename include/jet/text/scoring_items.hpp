@@ -342,7 +342,7 @@ inline ScoreTokens read_score_tokens(std::filesystem::path const& path) {
     }
     if (auto const source = find_string(object, "document", where)) {
       ScoreDocument& document = tokens.documents.emplace_back();
-      document.source = *source;
+      document.source = detail::printable(*source, 400);  // messages begin with it
       document.ids = detail::tokens_from(get_member(object, "ids", where), detail::key_path(where, "ids"));
       document.bytes = get_int(object, "bytes", where);
       JET_CHECK(document.ids.size() > 1, where, ": ids: expected a prefix token and a text, found one token");
@@ -364,7 +364,7 @@ inline ScoreTokens read_score_tokens(std::filesystem::path const& path) {
                 " numbers, one per choice, found ", item.bytes.size());
     }
     detail::read_question(object, where, item.choices.size(), item);
-    item.source = get_string(object, "source", where, where);
+    item.source = detail::printable(get_string(object, "source", where, where), 400);
   });
   JET_CHECK(!header, path.string(), ": expected a header line, found an empty file");
   return tokens;

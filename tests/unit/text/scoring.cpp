@@ -270,7 +270,8 @@ TEST_CASE("token files come back as they were written; bad ones are refused") {
   all.items.back().target = "\xc3\xa4";
   all.items.back().max_new = 5;
   all.items.back().match = jet::MatchRule::begins;
-  all.documents.push_back({"d", {0, 1, 2}, 7});
+  all.documents.push_back({"d\x1b[2J", {0, 1, 2}, 7});
+  all.items.back().source = "f\x07:2";
   all.stop_tokens = {0};
   all.token_bytes = {"", "a\n", "\xff\xc3"};
   auto const path = scratch_file("");
@@ -287,6 +288,8 @@ TEST_CASE("token files come back as they were written; bad ones are refused") {
   CHECK(back.items[1].match == jet::MatchRule::begins);
   CHECK(back.documents[0].ids == Ids{0, 1, 2});
   CHECK(back.documents[0].bytes == 7);
+  CHECK(back.documents[0].source == "d\\x1b[2J");  // nothing that a terminal would obey
+  CHECK(back.items[1].source == "f\\x07:2");
   CHECK(back.token_bytes == all.token_bytes);
   CHECK(back.stop_tokens == all.stop_tokens);
   CHECK(back.longest() == 5);
