@@ -77,16 +77,38 @@ static_assert(ConvTiles::stages(ConvTiles::most_steps) >= 4);
 /// tiles.
 struct ConvWork {
   int tiles, columns;
-  struct Run {
-    int column, first, count;  // tiles [first, first + count)
+  /// Tiles [begin, end) of a group, numbered within it: the share of one of `blocks` blocks.
+  struct Share {
+    int first, count, begin, end;  // of the group: its first tile, tiles of a column
   };
-  /// The run of tiles of one column that begins at number n, cut off at `end`.
-  __device__ Run run(int n, int end) const {
-    int const group = n / (ConvTiles::tiles_at_once * columns);
-    int const begin = group * ConvTiles::tiles_at_once;
-    int const here = min(tiles - begin, ConvTiles::tiles_at_once);
-    int const rest = n - begin * columns;
-    return {rest / here, begin + rest % here, min(here - rest % here, end - n)};
+  __device__ int groups() const { return (tiles + ConvTiles::tiles_at_once - 1) / ConvTiles::tiles_at_once; }
+  __device__ Share share(int group) const {
+    int const first = group * ConvTiles::tiles_at_once;
+    int const count = min(tiles - first, ConvTiles::tiles_at_once);
+    i64 const all = i64{count} * columns;
+    return {first, count, static_cast<int>(all * blockIdx.x / gridDim.x),
+            static_cast<int>(all * (blockIdx.x + 1) / gridDim.x)};
+  }
+  /// Calls f(column, first tile, count) for every run of tiles of one column in this block's shares, in order.
+  template <class F> __device__ void each_run(F const& f) const {
+    for (int g = 0; g < groups(); ++g) {
+      Share const s = share(g);
+      for (int n = s.begin; n < s.end;) {
+        int const at = n % s.count;
+        int const here = min(s.count - at, s.end - n);
+        f(n / s.count, s.first + at, here);
+        n += here;
+      }
+    }
+  }
+  /// Tiles of this block.
+  __device__ int count() const {
+    int all = 0;
+    for (int g = 0; g < groups(); ++g) {
+      Share const s = share(g);
+      all += s.end - s.begin;
+    }
+    return all;
   }
 };
 
@@ -147,10 +169,6 @@ __global__ void __launch_bounds__(ConvTiles::threads, 1)
 
     ConvWork const work{static_cast<int>((call.batch.tokens + T::tokens - 1) / T::tokens),
                         static_cast<int>((call.channels + T::channels - 1) / T::channels)};
-    i64 const all = i64{work.tiles} * work.columns;  // checked by the host
-    int const begin = static_cast<int>(all * blockIdx.x / gridDim.x);
-    int const end = static_cast<int>(all * (blockIdx.x + 1) / gridDim.x);
-
     if (warp >= T::consumers * 4) {
       fewer_registers<T::fetching_registers>();
       if (thread == T::consumers * 128) {
@@ -159,10 +177,8 @@ __global__ void __launch_bounds__(ConvTiles::threads, 1)
         prefetch_map(input_map);
         int stage = 0, phase = 0, weight_phase = 0;
         bool waited = false;
-        for (int n = begin; n < end;) {
-          ConvWork::Run const run = work.run(n, end);
-          n += run.count;
-          int const octet = run.column * (T::channels / 8);
+        work.each_run([&](int column, int first, int count) {
+          int const octet = column * (T::channels / 8);
           barrier_wait(weight_empty, weight_phase ^ 1);
           weight_phase ^= 1;
           for (int k = 0; k < steps; ++k) {
@@ -173,8 +189,8 @@ __global__ void __launch_bounds__(ConvTiles::threads, 1)
             wait_for_previous();
             waited = true;
           }
-          for (int i = 0; i < run.count; ++i) {
-            int const token = (run.first + i) * T::tokens;
+          for (int i = 0; i < count; ++i) {
+            int const token = (first + i) * T::tokens;
             for (int k = 0; k < steps; ++k) {
               barrier_wait(&empty[stage], phase ^ 1);
               barrier_expect(&full[stage], T::stage_bytes);
@@ -185,7 +201,7 @@ __global__ void __launch_bounds__(ConvTiles::threads, 1)
               }
             }
           }
-        }
+        });
         if (!waited) {
           wait_for_previous();
         }
@@ -213,23 +229,22 @@ __global__ void __launch_bounds__(ConvTiles::threads, 1)
       int sequence_begin = 0, sequence_end = 0;
       bool active = false;
       int turn = 0;  // of the next tile
-      for (int n = begin; n < end;) {
-        ConvWork::Run const run = work.run(n, end);
-        int const n0 = n;
-        n += run.count;
-        int const channel0 = run.column * T::channels;
+      int const all = work.count();
+      int done = 0;  // tiles, of both warpgroups
+      work.each_run([&](int column, int first, int count) {
+        int const channel0 = column * T::channels;
         int const channel = channel0 + 8 * quarter;
-        if (run.count == 1 && turn != group && lane == 0) {
+        if (count == 1 && turn != group && lane == 0) {
           barrier_arrive(weight_empty);
         }
-        for (int i = 0; i < run.count; ++i) {
+        for (int i = 0; i < count; ++i) {
           bool const mine = turn == group;
           turn ^= 1;
           if (!mine) {
             advance(steps);
             continue;
           }
-          int const first_token = (run.first + i) * T::tokens;
+          int const first_token = (first + i) * T::tokens;
           named_sync(1 + group, 128);  // nobody reads the last tile's inputs any more
           if (thread % 128 == 0) {
             barrier_expect(&input_full[group], T::input_bytes);
@@ -242,7 +257,7 @@ __global__ void __launch_bounds__(ConvTiles::threads, 1)
           }
           // The products of the tiles take turns: a barrier's parity tells a phase from the next alone, so the
           // other warpgroup must have seen the tile before.
-          if (n0 + i > begin) {
+          if (done + i > 0) {
             named_sync(1 + T::consumers + group, 256);
           }
           int last_stage = 0;
@@ -272,7 +287,7 @@ __global__ void __launch_bounds__(ConvTiles::threads, 1)
             last_stage = stage;
             advance(1);
           }
-          if (n0 + i + 1 < end) {
+          if (done + i + 1 < all) {
             named_arrive(1 + T::consumers + (group ^ 1), 256);
           }
           wgmma_wait<0>();
@@ -283,7 +298,7 @@ __global__ void __launch_bounds__(ConvTiles::threads, 1)
           if (lane == 0) {
             barrier_arrive(&empty[last_stage]);
           }
-          if (i + 2 >= run.count && lane == 0) {
+          if (i + 2 >= count && lane == 0) {
             barrier_arrive(weight_empty);
           }
 
@@ -369,14 +384,16 @@ __global__ void __launch_bounds__(ConvTiles::threads, 1)
           }
         }
         weight_phase ^= 1;
-      }
+        done += count;
+      });
     }
   }
 }
 
 /// Whether conv_generate_tiles can run in a call of this many channels, taps and hidden numbers: all that does not
 /// depend on the number of tokens. The rest of its conditions are those of conv_generate_many.
-inline bool conv_tiles_fit(int compute_capability, ConvCall const& call, ConvGenerator const& generator) {
+template <class = void>
+bool conv_tiles_fit(int compute_capability, ConvCall const& call, ConvGenerator const& generator) {
   auto const aligned = [](void const* at, i64 stride, i64 size) {
     return reinterpret_cast<std::uintptr_t>(at) % 16 == 0 && stride * size % 16 == 0;
   };
@@ -392,8 +409,9 @@ inline bool conv_tiles_fit(int compute_capability, ConvCall const& call, ConvGen
 }
 
 /// Queues conv_generate_tiles.
-inline void launch_conv_tiles(cudaStream_t stream, int multiprocessors, ConvCall const& call,
-                              ConvGenerator const& generator) {
+template <class = void>
+void launch_conv_tiles(cudaStream_t stream, int multiprocessors, ConvCall const& call,
+                       ConvGenerator const& generator) {
   using T = ConvTiles;
   i64 const row = generator.w2_stride * i64{sizeof(bf16)};
   auto const hidden = tensor_map<2>(
