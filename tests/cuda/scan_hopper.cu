@@ -39,7 +39,7 @@ int main() {
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
     return no_device();
   }
-  jet::cuda::kernel::scan_hopper_enabled = true;
+  jet::cuda::kernel::scan_hopper = jet::cuda::kernel::ScanHopper::always;
   (void)std::setvbuf(stdout, nullptr, _IOLBF, 0);
   try {
     std::printf("wgmma: %s\n", jet::cuda::kernel::runs_wgmma() ? "yes" : "no");

@@ -35,9 +35,11 @@
 JET_CUDA_NAMESPACE_BEGIN
 namespace kernel {
 
-/// Whether calls go to the kernels of scan_hopper.cuh where there are any. Off: all of their tests
-/// (tests/cuda/scan_hopper*.cu, which set it) have yet to be seen to pass on a device.
-inline bool scan_hopper_enabled = false;
+/// Which calls go to the kernels of scan_hopper.cuh, of those that they can take. `where_faster` is what was
+/// measured on an H100 (benchmarks/results/cuda_h100.md): the delta update with head_k to 128 and enough heads to
+/// fill the device, or with head_k to 96 and sequences that are cut into pieces.
+enum class ScanHopper { never, where_faster, always };
+inline ScanHopper scan_hopper = ScanHopper::where_faster;
 
 /// Scratch of the chunk form, whichever kernels run.
 struct ScanMemory {
@@ -154,7 +156,7 @@ template <op::ScanShape C, class S, bool Exact, bool Rounded> struct Scan {
       if (aligned(call.q, call.q_stride, 4) && aligned(call.k, call.k_stride, 4) &&
           aligned(call.v, call.v_stride, 4) && aligned(call.state, call.slot_stride, s) &&
           aligned(call.state, call.head_stride, s)) {
-        bool const chunks = in_chunks || in_channels || uses_hopper();
+        bool const chunks = in_chunks || in_channels || uses_hopper(ctx);
         int const few = chunks && longest > scan_few ? scan_few : 0;
         bool const fused = longest == 1 && call.y != nullptr;
         if (few == 0 || has_short(ctx)) {
@@ -187,11 +189,21 @@ template <op::ScanShape C, class S, bool Exact, bool Rounded> struct Scan {
   }
 
  private:
-  static bool uses_hopper() {
+  template <class B> static bool uses_hopper(Context<B> const& ctx) {
     if constexpr (hopper) {
-      return scan_hopper_enabled && runs_wgmma();
+      if (scan_hopper == ScanHopper::never || !runs_wgmma()) {
+        return false;
+      }
+      bool const fills = 2 * ctx.seqs() * C.heads >= ctx.backend().multiprocessors();
+      bool const faster =
+          C.update == op::Update::delta && (cuts(ctx) ? head_k <= 96 : head_k <= 128 && (fills || !in_chunks));
+      return faster || scan_hopper == ScanHopper::always;
     }
     return false;
+  }
+  /// Whether the kernels of scan_hopper.cuh cut a sequence into pieces.
+  template <class B> static bool cuts(Context<B> const& ctx) {
+    return longest_sequence(ctx) > i64{scan_cut_from - 1} * scan_chunk;
   }
   template <class B>
   static void run_chunks(Context<B>& ctx, ScanCall const& call, ScanMemory const& memory, i64 tokens) {
@@ -199,9 +211,9 @@ template <op::ScanShape C, class S, bool Exact, bool Rounded> struct Scan {
     cudaStream_t const stream = ctx.backend().stream();
     i64 const chunks = scan_max_chunks(tokens, ctx.seqs());
     if constexpr (hopper) {
-      if (uses_hopper()) {
-        bool const cut = longest_sequence(ctx) > i64{scan_cut_from - 1} * scan_chunk;
-        launch_scan_hopper<head_k, delta>(stream, call, memory.hopper, chunks, cut ? scan_max_pieces(tokens) : 0);
+      if (uses_hopper(ctx)) {
+        launch_scan_hopper<head_k, delta>(stream, call, memory.hopper, chunks,
+                                          cuts(ctx) ? scan_max_pieces(tokens) : 0);
         return;
       }
     }
@@ -221,8 +233,8 @@ JET_CUDA_NAMESPACE_END
 
 JET_NAMESPACE_BEGIN
 
-/// Keys may have any norm, so the products in chunks are in fp32; in fp16 where activations are bf16 and the
-/// kernels of scan_hopper.cuh are enabled.
+/// Keys may have any norm, so the products in chunks are in fp32; in fp16 where activations are bf16 and
+/// the call goes to the kernels of scan_hopper.cuh.
 template <op::ScanShape C> struct Kernel<op::GatedScan<C>, tag::cuda> {
   template <class B>
   using Scan = cuda::kernel::Scan<C, type_of<B::precision.state>, true, B::precision.act != DType::f32>;
