@@ -304,7 +304,7 @@ class Table {
       auto const known = published().find(record.at("model").get<std::string>());
       if (known != published().end()) {
         Published const& p = known->second;
-        if (context == 65536 && !largest) {
+        if (context == 65536 && !largest && p.decode > 0) {
           record["published_tokens_per_s"] = p.decode;
           record["ratio_to_published"] = rounded(record.at("decode_tokens_per_s").get<double>() / p.decode, 0.01);
         }
