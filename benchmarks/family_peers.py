@@ -13,10 +13,10 @@ cache: one process per member in parallel, before the run that measures, saves m
 import argparse
 import functools
 import json
-import statistics
 
 import torch
 import triton
+from device_time import seconds
 from triton.runtime import driver
 
 # name: heads, head_k, head_v; the sizes that bench_op_cuda_family has
@@ -100,21 +100,6 @@ def call(name, x, decode, state):
     return op(x["q"], x["g_channel"], x["k"], x["v"], x["a"], x["b"], scale=1.0, **options)
 
 
-def seconds(run, windows=5, calls=10):
-    run()
-    run()
-    times = []
-    for _ in range(windows):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        for _ in range(calls):
-            run()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) * 1e-3 / calls)
-    return statistics.median(times)
-
-
 def measure(name, decode):
     heads, head_k, head_v = SHAPES[name]
     bytes_of_state = heads * head_k * head_v * 4
@@ -122,7 +107,7 @@ def measure(name, decode):
     x = inputs(name, batch, 1 if decode else 4096)
     state = torch.zeros(batch, heads, head_k, head_v, device="cuda") if decode else None
     with torch.no_grad():
-        return seconds(lambda: call(name, x, decode, state))
+        return seconds(lambda: call(name, x, decode, state), windows=5, calls=10, warm=2)
 
 
 def main():
